@@ -1,0 +1,186 @@
+"The command: its flags are the authors', its help is fast, its refusals are one line."
+import inspect, subprocess, sys, time, types
+import numpy as np, pytest
+from PIL import Image
+from segmenter import cli
+
+def typed(line, capsys):
+    "Exit code, standard output, standard error."
+    code = cli.main(line.split() if isinstance(line, str) else line)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+def fresh(*words):
+    "A new process, as a terminal would start it."
+    code = 'import sys; from segmenter.cli import main; c = main(); print("HEAVY", [m for m in ("torch", "fastai", "mmseg", "timm", "numpy", "papermill") if m in sys.modules]); sys.exit(c)'
+    return subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True)
+
+# --- help
+
+@pytest.mark.parametrize('words', [['--help'], [], ['train', '--help'], ['run', '-h'], ['evaluate', '--help']])
+def test_help_is_fast_and_loads_nothing_heavy(words):
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = fresh(*words)
+        took.append(time.perf_counter() - began)
+        assert done.returncode == 0 and done.stdout.startswith('usage: segmenter') and 'HEAVY []' in done.stdout and not done.stderr
+        if took[-1] < 1: break
+    assert min(took) < 1
+
+def test_the_overview_names_every_verb(capsys):
+    for line in ('', '--help', 'help'):
+        code, out, _ = typed(line, capsys)
+        assert code == 0 and all(f'  {verb} ' in out for verb in ('train', 'evaluate', 'predict', 'run', 'env'))
+
+def test_the_version_is_printed(capsys):
+    import segmenter
+    assert typed('--version', capsys)[:2] == (0, f'segmenter {segmenter.__version__}\n')
+
+@pytest.mark.parametrize('verb, flags', [
+    ('train', '--log-dir --dataset --im-size --crop-size --window-size --window-stride --backbone --decoder --optimizer --scheduler --weight-decay '
+              '--dropout --drop-path --batch-size --epochs -lr --learning-rate --normalization --eval-freq --amp --no-amp --resume --no-resume '
+              '--data-root --device --seed --workers --variant'),
+    ('evaluate', '--im-size --multiscale --singlescale --window-size --window-stride --window-batch-size --data-root --out MODEL_PATH DATASET'),
+    ('predict', '--model-path -i --input-dir -o --output-dir --gpu --cpu'),
+    ('run', '-f -p --out NOTEBOOK')])
+def test_the_flags_are_the_authors(verb, flags, capsys):
+    code, out, _ = typed(f'{verb} --help', capsys)
+    assert code == 0 and set(flags.split()) <= set(out.replace(',', ' ').split())
+
+@pytest.mark.parametrize('verb', cli.VERBS.values(), ids=cli.VERBS)
+def test_every_flag_says_what_it_does(verb):
+    for action in cli.verb_parser(verb)._actions: assert action.help and len(action.help) > 5, action.dest
+
+# --- parsing
+
+def test_both_spellings_of_a_switch_work():
+    read = lambda line: cli.parse(cli.train, ['--log-dir', 'r', *line.split()])
+    assert read('')['resume'] is True and read('--no-resume')['resume'] is False
+    assert read('')['amp'] is False and read('--amp')['amp'] is True and read('--no-amp')['amp'] is False
+    read = lambda line: cli.parse(cli.evaluate, ['m', 'd', *line.split()])['multiscale']
+    assert (read(''), read('--multiscale'), read('--singlescale')) == (False, True, False)
+    read = lambda line: cli.parse(cli.predict, ['--model-path', 'm', '-i', 'a', '-o', 'b', *line.split()])['gpu']
+    assert (read(''), read('--gpu'), read('--cpu')) == (None, True, False)
+    with pytest.raises(ValueError, match='not allowed with'): read('--gpu --cpu')
+
+def test_values_have_their_types():
+    values = cli.parse(cli.train, '--log-dir r -lr 1e-2 --epochs 3 --weight-decay 0.1'.split())
+    assert (values['learning_rate'], values['epochs'], values['weight_decay'], values['crop_size']) == (.01, 3, .1, None)
+    values = cli.parse(cli.run, 'train -f a -f b.yaml -p seed -1 -p dataset x'.split())
+    assert values == dict(notebook='train', profile=['a', 'b.yaml'], parameter=[['seed', '-1'], ['dataset', 'x']], out='runs')
+
+# --- refusals
+
+@pytest.mark.parametrize('line, message', [
+    ('trian', "segmenter: unknown verb 'trian'; did you mean 'train'?"),
+    ('train', 'segmenter train: the following arguments are required: --log-dir; see segmenter train --help'),
+    ('train --log-dir r --epoch 3', "segmenter train: unknown flag of segmenter train '--epoch'; did you mean '--epochs'?"),
+    ('train --log-dir r --epochs many', "segmenter train: argument --epochs: invalid int value: 'many'; see segmenter train --help"),
+    ('train --log-dir r stray', "segmenter train: segmenter train does not know what to do with 'stray'; see segmenter train --help"),
+    ('predict --model-path none.pth -i . -o out', "segmenter predict: no checkpoint at 'none.pth'"),
+    ('evaluate none.pth landcover', "segmenter evaluate: no checkpoint at 'none.pth'"),
+    ('run none.ipynb', "segmenter run: unknown experiment 'none'"),
+    ('run here/none.ipynb', "segmenter run: no experiment at 'here/none.ipynb'")])
+def test_a_refusal_is_one_line_and_exit_code_two(line, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = typed(line, capsys)
+    assert code == 2 and err.startswith(message) and err.count('\n') == 1 and not out
+    assert not list(tmp_path.iterdir())
+
+def test_exit_codes_tell_a_refusal_a_bug_and_an_interruption_apart(capsys, monkeypatch):
+    def raising(error):
+        def verb(): "A verb."; raise error
+        monkeypatch.setitem(cli.VERBS, 'env', verb)
+        return typed('env', capsys)
+    code, _, err = raising(ValueError('two\n   lines'))
+    assert code == 2 and err == 'segmenter verb: two lines\n'
+    assert raising(PermissionError(13, 'Permission denied', '/x'))[2] == 'segmenter verb: Permission denied: /x\n'
+    assert raising(KeyboardInterrupt())[0] == 130
+    with pytest.raises(ZeroDivisionError): raising(ZeroDivisionError())
+    with pytest.raises(ValueError): cli.main(['--debug', 'env'])if raising(ValueError('x')) else None
+
+# --- the verbs at work
+
+def test_train_hands_every_flag_to_the_learner(monkeypatch):
+    given = {}
+    monkeypatch.setitem(sys.modules, 'segmenter.learner', types.SimpleNamespace(train=lambda **kw: given.update(kw)))
+    import segmenter
+    monkeypatch.setattr(segmenter, 'learner', sys.modules['segmenter.learner'], raising=False)
+    assert cli.main('train --log-dir r --backbone b -lr 0.5 --no-resume --workers 2'.split()) == 0
+    assert given['learning_rate'] == .5 and given['resume'] is False and given['workers'] == 2 and given['window_stride'] is None
+    assert set(given) == set(inspect.signature(cli.train).parameters)
+
+def test_the_learner_knows_every_flag_and_shares_its_defaults():
+    learner = pytest.importorskip('segmenter.learner')
+    theirs = inspect.signature(learner.train).parameters
+    for name, parameter in inspect.signature(cli.train).parameters.items():
+        assert name in theirs
+        if name != 'log_dir': assert parameter.default == theirs[name].default, name
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    "A checkpoint's path, and a narrow random model in its place."
+    from segmenter import create_model
+    model = create_model(backbone='vit_tiny_patch16_384', n_classes=2, image_size=32, embed_dim=64, depth=1, n_heads=1, decoder='linear',
+                         classes=['grass', 'sky']).eval()
+    monkeypatch.setattr(cli, '_load', lambda path, gpu=None: model)
+    (tmp_path/'run').mkdir()
+    (tmp_path/'run'/'checkpoint.pth').write_bytes(b'')
+    return tmp_path/'run'/'checkpoint.pth'
+
+def picture(path, labels=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 2 if labels else 256, (40, 50) if labels else (40, 50, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+def test_predict_writes_label_maps_and_overlays(tiny, tmp_path, capsys):
+    picture(tmp_path/'photos'/'a.png')
+    code, out, err = typed(['predict', '--model-path', str(tiny), '-i', str(tmp_path/'photos'), '-o', str(tmp_path/'out')], capsys)
+    assert code == 0 and '1 images segmented' in out
+    assert {p.name for p in (tmp_path/'out').iterdir()} == {'a.png', 'a_overlay.jpg'}
+    assert np.array(Image.open(tmp_path/'out'/'a.png')).shape == (40, 50)
+
+def test_predict_reports_an_unreadable_image_and_does_the_others(tiny, tmp_path, capsys):
+    picture(tmp_path/'photos'/'good.png')
+    (tmp_path/'photos'/'bad.jpg').write_bytes(b'no picture')
+    code, out, err = typed(['predict', '--model-path', str(tiny), '-i', str(tmp_path/'photos'), '-o', str(tmp_path/'out')], capsys)
+    assert code == 1 and (tmp_path/'out'/'good.png').exists() and not (tmp_path/'out'/'bad.png').exists()
+    assert [line for line in err.splitlines() if line.startswith('segmenter predict:') and 'bad.jpg' in line]
+
+@pytest.mark.parametrize('line, message', [('-i none -o out', "no image or folder of images at 'none'"), ('-i empty -o out', "no image in 'empty'"),
+                                           ('-i photos -o taken/out', 'cannot write to')])
+def test_predict_refuses_before_it_loads(line, message, tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, '_load', lambda *_: pytest.fail('loaded'))
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path/'photos'/'a.png')
+    (tmp_path/'empty').mkdir()
+    (tmp_path/'taken').write_text('a file')
+    code, _, err = typed(f'predict --model-path {tiny} {line}', capsys)
+    assert code == 2 and err.startswith(f'segmenter predict: {message}') and err.count('\n') == 1 and not (tmp_path/'out').exists()
+
+def test_evaluate_writes_the_scores_beside_the_checkpoint(tiny, tmp_path, capsys):
+    for split in ('train', 'val'):
+        picture(tmp_path/'data'/'images'/split/'a.png')
+        picture(tmp_path/'data'/'annotations'/split/'a.png', labels=True)
+    (tmp_path/'data'/'classes.txt').write_text('grass\nsky\n')
+    code, out, err = typed(['evaluate', str(tiny), str(tmp_path/'data'), '--window-size', '32', '--window-stride', '16'], capsys)
+    assert code == 0, err
+    assert out.startswith('mIoU ') and (tiny.parent/'scores_ss.yml').exists()
+
+def test_env_is_worth_pasting_into_a_bug_report(capsys):
+    code, out, _ = typed('env', capsys)
+    assert code == 0 and all(name in out for name in ('python 3', 'torch ', 'timm ', 'mmsegmentation ', 'gpu '))
+
+def test_a_checkpoint_on_disk_is_loaded_and_predicts(tmp_path, capsys):
+    import torch
+    from segmenter import create_model
+    from segmenter.checkpoints import save_checkpoint, variant_of, write_variant
+    model = create_model(backbone='vit_tiny_patch16_384', n_classes=3, image_size=32, embed_dim=64, depth=1, n_heads=1, decoder='mask_transformer')
+    (tmp_path/'run').mkdir()
+    save_checkpoint(tmp_path/'run'/'checkpoint.pth', model, optimizer=torch.optim.SGD(model.parameters(), .1), lr_scheduler={}, epoch=0)
+    write_variant(tmp_path/'run'/'variant.yml', variant_of(model.config))
+    picture(tmp_path/'a.png')
+    code, out, err = typed(['predict', '--model-path', str(tmp_path/'run'), '-i', str(tmp_path/'a.png'), '-o', str(tmp_path/'out'), '--cpu'], capsys)
+    assert code == 0, err
+    assert np.array(Image.open(tmp_path/'out'/'a.png')).max() < 3

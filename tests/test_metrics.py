@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+from segmenter.metrics import ConfusionMatrix
+
+def by_pixel_loop(prediction, target, n_classes, ignore_index=255):
+    "The definitions, one pixel at a time."
+    both, guess, true, right, seen = [0]*n_classes, [0]*n_classes, [0]*n_classes, 0, 0
+    for p, t in zip(np.ravel(prediction).tolist(), np.ravel(target).tolist()):
+        if t == ignore_index: continue
+        both[t] += p == t; guess[p] += 1; true[t] += 1; right += p == t; seen += 1
+    iou = [100*b/(g + t - b) if g + t else float('nan') for b, g, t in zip(both, guess, true)]
+    acc = [100*b/t if t else float('nan') for b, t in zip(both, true)]
+    return iou, acc, 100*right/seen
+
+@pytest.mark.parametrize('n_classes, seed', [(2, 0), (5, 1), (19, 2), (150, 3)])
+def test_scores_equal_a_loop_over_pixels(n_classes, seed):
+    rng = np.random.default_rng(seed)
+    confusion, predictions, targets = ConfusionMatrix(n_classes), [], []
+    for shape in (31, 17), (20, 45):
+        target = rng.integers(0, n_classes - n_classes//4, shape).astype(np.uint8)
+        prediction = np.where(rng.random(shape) < .6, target, rng.integers(0, n_classes, shape)).astype(np.uint8)
+        target[rng.random(shape) < .1] = 255
+        confusion.update(prediction, target)
+        predictions.append(prediction.ravel()); targets.append(target.ravel())
+    iou, acc, pixel = by_pixel_loop(np.concatenate(predictions), np.concatenate(targets), n_classes)
+    scores = confusion.compute()
+    np.testing.assert_allclose(scores.IoU, iou, rtol=1e-12)
+    np.testing.assert_allclose(scores.Acc, acc, rtol=1e-12)
+    np.testing.assert_allclose([scores.aAcc, scores.mIoU, scores.mAcc], [pixel, np.nanmean(iou), np.nanmean(acc)], rtol=1e-12)
+
+def test_void_pixels_do_not_count():
+    clean = ConfusionMatrix(4).update([0, 1, 2], [0, 1, 1])
+    with_void = ConfusionMatrix(4).update([0, 1, 2, 3, 0], [0, 1, 1, 255, 255])
+    assert torch.equal(clean.matrix, with_void.matrix)
+
+def test_another_ignore_index_is_honoured():
+    assert int(ConfusionMatrix(3, ignore_index=-1).update([0, 1], [-1, 1]).matrix.sum()) == 1
+    assert ConfusionMatrix(3, ignore_index=0).update([1, 2], [0, 2]).compute().aAcc == 100
+
+def test_absent_classes_are_nan_and_skipped_and_imagined_ones_count_as_zero():
+    scores = ConfusionMatrix(4).update([0, 0, 2], [0, 0, 0]).compute()
+    assert np.isnan(scores.IoU[[1, 3]]).all() and scores.IoU[2] == 0 and np.isnan(scores.Acc[2])
+    assert scores.mIoU == pytest.approx(100/3) and scores.mAcc == pytest.approx(200/3)
+
+def test_an_all_void_label_map_gives_nan_without_a_warning(recwarn):
+    scores = ConfusionMatrix(3).update(np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8)).compute()
+    assert np.isnan([scores.aAcc, scores.mAcc, scores.mIoU]).all() and not recwarn.list
+
+@pytest.mark.parametrize('make', [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize('dtype', ['uint8', 'int16', 'int32', 'int64'])
+def test_every_integer_type_counts_the_same(make, dtype):
+    labels = make(np.array([[0, 1, 200], [200, 100, 255]]).astype(dtype))
+    assert int(ConfusionMatrix(201).update(labels*(labels != 255), labels).matrix.sum()) == 5
+
+def test_parts_add_up_to_the_whole_and_stay_as_they_were():
+    rng = np.random.default_rng(0)
+    prediction, target = rng.integers(0, 7, (2, 2, 30))
+    whole, parts = ConfusionMatrix(7).update(prediction, target), [ConfusionMatrix(7).update(p, t) for p, t in zip(prediction, target)]
+    before = parts[0].matrix.clone()
+    assert torch.equal((parts[0] + parts[1]).matrix, whole.matrix) and torch.equal(parts[0].matrix, before)
+    assert torch.equal(parts[0].merge(parts[1]).matrix, whole.matrix)
+
+def test_large_counts_are_exact():
+    confusion = ConfusionMatrix(2)
+    confusion.matrix += 2**53
+    assert int(confusion.update([0], [0]).matrix[0, 0]) == 2**53 + 1
+
+@pytest.mark.parametrize('prediction, target, says', [
+    ([3], [0], 'prediction holds 1 pixels outside 0 to 2, for instance 3'), ([-1], [0], 'outside'),
+    ([0], [9], 'label map holds 1 pixels outside 0 to 2, for instance 9'), ([3], [255], 'prediction'),
+    ([0, 1], [0], 'shape'), ([.5], [0], 'argmax')])
+def test_wrong_labels_are_refused_and_nothing_is_counted(prediction, target, says):
+    confusion = ConfusionMatrix(3)
+    with pytest.raises(ValueError, match=says): confusion.update(torch.tensor(prediction), torch.tensor(target))
+    assert int(confusion.matrix.sum()) == 0
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_labels_on_a_gpu_count_the_same():
+    labels = torch.arange(6).view(2, 3)
+    assert torch.equal(ConfusionMatrix(6).update(labels.cuda(), labels).matrix, torch.eye(6, dtype=torch.int64))

@@ -1,0 +1,165 @@
+import random
+import pytest
+import torch
+from golden import close_to, digits, golden_input, golden_model
+from step_by_step import Patchwork, step_by_step
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from segmenter.windows import (axis_operator, enlarge_to_window, sliding_labels, sliding_probabilities, surviving_classes,
+                               window_anchors)
+
+GOLDEN = dict(
+    G=((70, 100), (False,), (91, 130), (0.2, 0.112613, 0.042432, 0.042432, 0.035763, 0.175753, 0.290366), [704, 201, 1153, 2547, 7225]),
+    H=((70, 100), (False, True), (91, 130), (0.2, 0.089669, 0.053188, 0.053188, 0.035182, 0.181684, 0.422162), [317, 547, 1652, 1895, 7419]),
+    I=((40, 50), (False,), (40, 50), (0.2, 0.134073, 0.244485, 0.244485, 0.118295, 0.067237, 0.186115), [208, 134, 262, 693, 703]))
+
+def golden_case(size, flips):
+    view = golden_input(1, 3, *size)
+    return golden_model(), [view.flip(-1) if flip else view for flip in flips], flips
+
+@pytest.mark.parametrize('case', GOLDEN)
+def test_sliding_probabilities_hit_the_golden_digits(case):
+    size, flips, out_size, numbers, counts = GOLDEN[case]
+    found, votes = digits(sliding_probabilities(*golden_case(size, flips), out_size, 64, 48))
+    close_to(found, numbers, 2e-5)
+    assert votes == counts
+
+@pytest.mark.parametrize('case', GOLDEN)
+def test_sliding_labels_vote_as_the_golden_cases_do(case):
+    size, flips, out_size, _, counts = GOLDEN[case]
+    labels = sliding_labels(*golden_case(size, flips), out_size, 64, 48)
+    assert torch.bincount(labels.flatten(), minlength=5).tolist() == counts
+
+def drawn_case(seed):
+    "An odd size, window, stride, answer, set of views and number of classes, from one seed."
+    rng = random.Random(seed)
+    patch = rng.choice([4, 8, 16])
+    window = rng.randint(2*patch, 5*patch)
+    stride = rng.randint(max(1, window//3), window)
+    size = lambda: (rng.randint(window//2, 4*window), rng.randint(window//2, 4*window))
+    n_views = rng.choice([1, 1, 1, 2, 3])
+    shapes = [size() for _ in range(n_views)]
+    out_size = rng.choice([shapes[0], (rng.randint(30, 260), rng.randint(30, 260))])
+    views = [torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(seed + i)) for i, shape in enumerate(shapes)]
+    flips = [rng.random() < .5 for _ in views]
+    n_classes = (2, 3, 5, 19, 60, 150)[seed % 6]
+    return Patchwork(n_classes, patch, seed), views, flips, out_size, window, stride, rng.randint(1, 7), (rng.randint(8, 90), rng.randint(8, 300))
+
+def compare(seed):
+    "Pixels, and how many of them differ although the two best classes are not tied to 1e-5."
+    model, views, flips, out_size, window, stride, batch, tile = drawn_case(seed)
+    direct = step_by_step(model, views, flips, out_size, window, stride)
+    labels = sliding_labels(model, views, flips, out_size, window, stride, batch, tile=tile).long()
+    differ = labels != direct.argmax(0)
+    chosen = direct.gather(0, labels[None])[0]
+    return differ.numel(), int(differ.sum()), int((differ & (direct.amax(0) - chosen > 1e-5)).sum())
+
+def test_sliding_labels_equal_the_step_by_step_argmax_over_sizes_strides_flips_views_and_classes():
+    pixels, differing, unexplained = (sum(v) for v in zip(*map(compare, range(96))))
+    assert unexplained == 0
+    assert pixels > 1_000_000 and differing <= 1e-5*pixels, f'{differing} of {pixels} pixels differ'
+
+def test_the_drawn_cases_cover_what_the_claim_names():
+    cases = [drawn_case(seed) for seed in range(96)]
+    assert {c[0].filters.shape[0] for c in cases} == {2, 3, 5, 19, 60, 150}
+    assert {len(c[1]) for c in cases} == {1, 2, 3}
+    assert any(min(v.shape[-2:]) < c[4] for c in cases for v in c[1]) and any(any(c[2]) for c in cases)
+    assert any(c[4] % c[0].patch_size for c in cases) and any(c[3] != c[1][0].shape[-2:] for c in cases)
+
+@pytest.mark.parametrize('seed', range(6))
+def test_sliding_probabilities_equal_the_step_by_step_ones(seed):
+    model, views, flips, out_size, window, stride, batch, _ = drawn_case(seed)
+    torch.testing.assert_close(sliding_probabilities(model, views, flips, out_size, window, stride, batch),
+                               step_by_step(model, views, flips, out_size, window, stride), rtol=0, atol=2e-6)
+
+@pytest.mark.parametrize('tile', [(1, 1000), (7, 5), (1000, 1000)])
+def test_the_size_of_a_tile_changes_nothing(tile):
+    model, view = Patchwork(12, 8), [torch.randn(1, 3, 41, 53)]
+    args = (model, view, [False], (61, 47), 24, 17)
+    assert torch.equal(sliding_labels(*args, tile=tile), sliding_labels(*args))
+
+class LargestTensor(TorchDispatchMode):
+    "The largest number of elements any operation returned."
+    def __init__(self): super().__init__(); self.numel = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.numel = max([self.numel] + [t.untyped_storage().nbytes()//t.element_size() for t in tree_leaves(out) if isinstance(t, torch.Tensor)])
+        return out
+
+@pytest.mark.parametrize('flips', [(False,), (False, True, False)])
+def test_sliding_labels_never_hold_all_classes_at_all_pixels(flips):
+    n_classes, size = 60, (300, 400)
+    args = (Patchwork(n_classes, 16), [torch.randn(1, 3, *size) for _ in flips], flips, size, 64, 64)
+    with LargestTensor() as ours: sliding_labels(*args, tile=(32, 128))
+    with LargestTensor() as whole: sliding_probabilities(*args)
+    assert whole.numel >= n_classes*size[0]*size[1]
+    assert ours.numel < n_classes*size[0]*size[1]/15
+
+def test_memory_follows_the_tile_and_not_the_height_of_the_image():
+    largest = []
+    for height in (128, 512):
+        args = (Patchwork(150, 16), [torch.randn(1, 3, height, 128)], [False], (height, 128), 64, 64)
+        with LargestTensor() as used: sliding_labels(*args, tile=(64, 128))
+        largest.append(used.numel)
+    assert largest[0] == largest[1] == 150*64*128
+
+@pytest.mark.parametrize('kind', ['noise', 'smooth', 'constant', 'tied'])
+def test_no_dropped_class_wins_a_pixel(kind):
+    torch.manual_seed(0)
+    masks = dict(noise=torch.randn(40, 6, 9), smooth=torch.nn.functional.interpolate(torch.randn(1, 40, 2, 2), (6, 9), mode='bilinear')[0],
+                 constant=torch.randn(40, 1, 1).expand(40, 6, 9), tied=torch.zeros(40, 6, 9))[kind]
+    rows, cols = axis_operator(48, 48, 48, 48, 8), axis_operator(72, 72, 72, 72, 8)
+    winners = (rows @ masks @ cols.T).argmax(0).unique()
+    survivors = surviving_classes(masks)
+    assert torch.isin(winners, survivors).all()
+    assert len(survivors) == dict(noise=40, constant=1, tied=40).get(kind, len(survivors))
+
+def test_labels_are_stored_in_the_smallest_type_that_holds_them():
+    found = [sliding_labels(Patchwork(k, 8), [torch.randn(1, 3, 16, 16)], [False], (16, 16), 16, 16) for k in (2, 256, 257)]
+    assert [f.dtype for f in found] == [torch.uint8, torch.uint8, torch.int16]
+
+def test_an_undefined_logit_does_not_stop_the_merge():
+    class Broken(Patchwork):
+        def masks(self, images): return super().masks(images)*float('nan')
+    assert sliding_labels(Broken(4, 8), [torch.randn(1, 3, 20, 20)], [False], (20, 20), 16, 16).shape == (20, 20)
+
+def test_the_merge_stays_in_float32_under_autocast():
+    model, view = Patchwork(19, 8), [torch.randn(1, 3, 60, 70)]
+    expected = sliding_labels(model, view, [False], (60, 70), 32, 20)
+    class Half(Patchwork):
+        def masks(self, images):
+            with torch.autocast('cpu', enabled=False): return super().masks(images)
+    with torch.autocast('cpu', dtype=torch.bfloat16): found = sliding_labels(Half(19, 8), view, [False], (60, 70), 32, 20)
+    assert torch.equal(found, expected)
+
+def test_progress_counts_up_to_its_total_once():
+    seen = []
+    sliding_labels(Patchwork(3, 8), [torch.randn(1, 3, 50, 60)]*2, [False, True], (50, 60), 24, 24, 4, tile=(16, 64), progress=lambda *a: seen.append(a))
+    done, totals = zip(*seen)
+    assert set(totals) == {2*9 + 4} and done[-1] == totals[0] and list(done) == sorted(set(done))
+
+def test_windows_are_passed_in_the_batches_asked_for():
+    model = Patchwork(3, 8)
+    sliding_labels(model, [torch.randn(1, 3, 50, 60)], [False], (50, 60), 24, 24, 4)
+    assert model.calls == 3
+
+@pytest.mark.parametrize('length, window, stride, expected', [
+    (683, 512, 512, [0, 171]), (1025, 512, 512, [0, 512, 513]), (2048, 768, 512, [0, 512, 1024, 1280]),
+    (2048, 768, 736, [0, 736, 1280]), (1024, 768, 512, [0, 256]), (512, 512, 512, [0])])
+def test_anchors_are_those_of_the_authors(length, window, stride, expected):
+    assert window_anchors(length, window, stride) == expected
+
+def test_enlarging_keeps_large_views_and_truncates_the_long_side():
+    large = torch.rand(1, 3, 64, 70)
+    assert enlarge_to_window(large, 64) is large
+    assert enlarge_to_window(torch.rand(1, 3, 40, 51), 64).shape[-2:] == (64, 81)
+    assert enlarge_to_window(torch.rand(1, 3, 51, 40), 64).shape[-2:] == (81, 64)
+
+@pytest.mark.parametrize('change, says', [
+    (dict(window_stride=17), 'leave gaps'), (dict(window_stride=0), 'leave gaps'), (dict(flips=[]), 'one flag for each'),
+    (dict(views=[torch.zeros(3, 20, 20)]), 'expected one image'), (dict(out_size=(0, 5)), 'at least 1')])
+@pytest.mark.parametrize('slide', [sliding_labels, sliding_probabilities])
+def test_impossible_requests_are_refused_in_one_line(slide, change, says):
+    args = dict(model=Patchwork(3, 8), views=[torch.zeros(1, 3, 20, 20)], flips=[False], out_size=(20, 20), window_size=16, window_stride=16)
+    with pytest.raises(ValueError, match=says) as caught: slide(**(args | change))
+    assert '\n' not in str(caught.value)
