@@ -65,7 +65,7 @@ def parse(
     if rest: raise ValueError(f'{parser.prog} does not know what to do with {rest[0]!r}; see {parser.prog} --help')
     return vars(values)
 
-# %% ../nbs/70_cli.ipynb #62773edf
+# %% ../nbs/70_cli.ipynb #ebbf7730
 def train(*,
     log_dir:str, # Folder of the run: checkpoints, log.txt, variant.yml
     dataset:str='landcover', # Data set, by name or folder
@@ -93,11 +93,15 @@ def train(*,
     device:str=None, # cuda, cuda:1, cpu; the best there is when left out
     seed:int=0, # Of everything random
     workers:int=0, # Processes that load data
+    warmup:int=0, # Iterations of a linear ramp of the learning rate
+    photometric:bool=True, # Random brightness, contrast, saturation and hue (the default)
+    class_balance:float=0., # Weigh rare classes up: 0 not at all, 1 until all classes weigh the same
 ):
     "Train a model (the authors' `segm.train`)."
     given = dict(locals())
-    from segmenter import learner
-    learner.train(**given)
+    from segmenter.training import train as run
+    result = run(**given)
+    print(f'{len(result.records)} epochs, best validation mIoU {result.best:.2f} %; written to {result.folder}')
 
 # %% ../nbs/70_cli.ipynb #e9733422
 def _load(model_path, gpu=None):
@@ -204,7 +208,7 @@ def overview()->str: # A line a verb
     return f'usage: segmenter VERB …\n\n{verbs}\n\nsegmenter VERB --help   flags of a verb\nsegmenter --version     the version\n' \
            'segmenter --debug VERB … shows the traceback of a refusal'
 
-# %% ../nbs/70_cli.ipynb #b45a836c
+# %% ../nbs/70_cli.ipynb #1337f264
 def main(
     arguments=None, # What was typed; None for the command line's
 )->int: # Exit code: 0 done, 1 a run failed, 2 refused, 130 interrupted
@@ -219,6 +223,9 @@ def main(
         verb = lookup('verb', words[0], VERBS)
         where = f'segmenter {verb.__name__}'
         return verb(**parse(verb, words[1:])) or 0
+    except FloatingPointError as e:
+        print(f'{where}: {_sentence(e)}', file=sys.stderr)
+        return 1
     except SystemExit as e: return e.code or 0
     except KeyboardInterrupt: print(f'{where}: interrupted', file=sys.stderr); return 130
     except _REFUSALS as e:

@@ -7,16 +7,16 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'Settings', 'read_image', 'Dataset', 'earth', 'earth_split', 'load_dataset']
 
-# %% ../nbs/11_datasets.ipynb #b9210ccb
-import importlib.util, os
+# %% ../nbs/11_datasets.ipynb #8db1d9c4
+import hashlib, importlib.util, os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# %% ../nbs/11_datasets.ipynb #2f65ed90
+# %% ../nbs/11_datasets.ipynb #87e95858
 import numpy as np
 from .classes import ClassList, check_label_map, class_list, read_classes
-from .guards import atomic_folder, lookup
+from .guards import atomic_folder, file_digest, lookup
 
 # %% ../nbs/11_datasets.ipynb #77ea6936
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _training_ids(ids, void, reduce_zero_label=False, void_label=None):
     if reduce_zero_label: ids = np.where((ids == 0) | (ids == void), void, ids - 1)
     return ids
 
-# %% ../nbs/11_datasets.ipynb #684c8b58
+# %% ../nbs/11_datasets.ipynb #0c3c1b00
 @dataclass(frozen=True)
 class Dataset:
     "Images with their label maps, read when asked for."
@@ -109,6 +109,11 @@ class Dataset:
         if ids.shape != size: raise ValueError(f'{path}: a label map of {ids.shape[1]}×{ids.shape[0]} pixels '
             f'for an image of {size[1]}×{size[0]} ({self.images[i].name})')
         return ids.astype(np.uint8 if 0 <= void < 256 and len(self.classes) < 256 else np.int16)
+
+    def digest(self)->str:
+        "A sha256 over the bytes of all images and label maps, for a run's record."
+        files = [*self.images, *(self.labels or [])]
+        return hashlib.sha256(''.join(file_digest(f) for f in files).encode()).hexdigest()
 
 # %% ../nbs/11_datasets.ipynb #84b5a4bd
 _IMAGE_SUFFIXES = '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'

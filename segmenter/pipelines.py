@@ -46,15 +46,16 @@ def denormalize(
     picture = x.detach().float().cpu().numpy().transpose(1, 2, 0)*np.float32(std) + np.float32(mean)
     return np.clip(picture + .5, 0, 255).astype(np.uint8)
 
-# %% ../nbs/14_pipelines.ipynb #665b3116
+# %% ../nbs/14_pipelines.ipynb #a2fcc1e2
 def eval_resize(
     height:int, # Of the image, pixels
     width:int, # Of the image, pixels
     im_size:int, # Wanted short side, pixels
     max_ratio:int=4, # The long side gets at most this many times `im_size`
+    ratio:float=1., # Factor on both, for the further scales of multi-scale evaluation
 )->tuple[int, int]: # Height and width to resize to
     "The largest size that fits `(max_ratio·im_size, im_size)` and keeps the image's shape (authors' code)."
-    f = min(int(max_ratio*im_size)/max(height, width), im_size/min(height, width))
+    f = min(int(max_ratio*im_size*ratio)/max(height, width), int(im_size*ratio)/min(height, width))
     return int(height*f + .5), int(width*f + .5)
 
 # %% ../nbs/14_pipelines.ipynb #b5c60643
@@ -102,7 +103,7 @@ def val_pipeline(
     from mmcv.transforms import Normalize, Resize
     return [Resize((int(max_ratio*im_size), im_size), keep_ratio=True), Normalize(*_constants(normalization), to_rgb=True)]
 
-# %% ../nbs/14_pipelines.ipynb #f59293dd
+# %% ../nbs/14_pipelines.ipynb #0e85a4bb
 class SegmentationDataset(torch.utils.data.Dataset):
     "The pairs of a `Dataset`, sent through a pipeline; what is random depends on (seed, epoch, index) alone."
     def __init__(self,
@@ -110,13 +111,25 @@ class SegmentationDataset(torch.utils.data.Dataset):
         pipeline:list[Callable], # Transforms of a dict with 'img' (BGR) and 'gt_seg_map'
         seed:int=0, # Of the augmentation
         keep_labels:bool=False, # Give the label map at the size of the file (validation)
+        memory:int=2**28, # Bytes of decoded pictures to keep: a small data set is decoded once
     ):
         self.dataset, self.pipeline, self.seed, self.keep_labels, self.epoch = dataset, pipeline, seed, keep_labels, 0
+        self.memory, self.kept = memory, {}
 
     def __len__(self): return len(self.dataset)
 
+    def _read(self, i):
+        "Image and label map of a sample, from memory when they were kept."
+        if i in self.kept: return self.kept[i]
+        pair = self.dataset.image(i), self.dataset.label_map(i)
+        if (size := sum(array.nbytes for array in pair)) <= self.memory:
+            self.memory -= size
+            self.kept[i] = pair
+            for array in pair: array.flags.writeable = False
+        return pair
+
     def __getitem__(self, i):
-        image, label_map = self.dataset.image(i), self.dataset.label_map(i)
+        image, label_map = self._read(i)
         item = dict(img=np.ascontiguousarray(image[..., ::-1]), img_shape=image.shape[:2])
         if not self.keep_labels: item.update(gt_seg_map=label_map, seg_fields=['gt_seg_map'])
         with _randomness(self.seed, self.epoch, i):

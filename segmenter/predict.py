@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-# %% ../nbs/21_predict.ipynb #d4a9d38b
+# %% ../nbs/21_predict.ipynb #d78eef92
 import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from .classes import ClassList, colour, overlay as _overlay, show_legend
+from .classes import ClassList, class_list, colour, overlay as _overlay, show_legend
 from .datasets import SETTINGS, read_image
 from .guards import atomic_write, writable_folder
-from .pipelines import normalize
+from .pipelines import eval_resize, normalize
 from .windows import sliding_labels, sliding_probabilities
 
 # %% ../nbs/21_predict.ipynb #d349db4a
@@ -59,7 +59,7 @@ def protocol_for(
     return Protocol(**sizes, window_stride=window_stride, max_ratio=max_ratio,
                     ratios=MULTI_SCALE if multi_scale else (1.,), flip=multi_scale)
 
-# %% ../nbs/21_predict.ipynb #840febec
+# %% ../nbs/21_predict.ipynb #e3c8d59f
 def view_size(
     height:int, # Of the image, pixels
     width:int, # Of the image, pixels
@@ -69,9 +69,7 @@ def view_size(
     "Fit the image, its shape kept, into (max_ratio·im_size·ratio, im_size·ratio) (authors' code)."
     p = protocol
     if not p.im_size: return max(1, int(height*ratio + .5)), max(1, int(width*ratio + .5))
-    long, short = int(p.max_ratio*p.im_size*ratio), int(p.im_size*ratio)
-    f = min(long/max(height, width), short/min(height, width))
-    return max(1, int(height*f + .5)), max(1, int(width*f + .5))
+    return tuple(max(1, side) for side in eval_resize(height, width, p.im_size, p.max_ratio, ratio))
 
 # %% ../nbs/21_predict.ipynb #6e838f43
 def _normalized(image, normalization, device, rows=256):
@@ -123,12 +121,13 @@ def colours(self:Prediction)->np.ndarray: # `[H, W, 3]` RGB uint8
     "The label map in the colours of its classes."
     return colour(self.label_map, self.palette, self.classes.ignore_index)
 
-# %% ../nbs/21_predict.ipynb #f098b5b7
+# %% ../nbs/21_predict.ipynb #de619440
 def class_list_of(
     model, # A `Segmenter`
 )->ClassList: # Names and colours, in label order
     "What the labels of a model mean."
     c = model.config
+    if c.palette is None and c.dataset in SETTINGS and len(known := class_list(c.dataset)) == c.n_classes: return known
     void = -1 if 0 <= c.ignore_index < c.n_classes else c.ignore_index
     return ClassList(c.classes, None if c.palette is None else np.array(c.palette), void)
 

@@ -75,7 +75,7 @@ def test_values_have_their_types():
 @pytest.mark.parametrize('line, message', [
     ('trian', "segmenter: unknown verb 'trian'; did you mean 'train'?"),
     ('train', 'segmenter train: the following arguments are required: --log-dir; see segmenter train --help'),
-    ('train --log-dir r --epoch 3', "segmenter train: unknown flag of segmenter train '--epoch'; did you mean '--epochs'?"),
+    ('train --log-dir r --epoch 3', "segmenter train: unknown flag of segmenter train '--epoch'; did you mean '--epochs'"),
     ('train --log-dir r --epochs many', "segmenter train: argument --epochs: invalid int value: 'many'; see segmenter train --help"),
     ('train --log-dir r stray', "segmenter train: segmenter train does not know what to do with 'stray'; see segmenter train --help"),
     ('predict --model-path none.pth -i . -o out', "segmenter predict: no checkpoint at 'none.pth'"),
@@ -102,18 +102,16 @@ def test_exit_codes_tell_a_refusal_a_bug_and_an_interruption_apart(capsys, monke
 
 # --- the verbs at work
 
-def test_train_hands_every_flag_to_the_learner(monkeypatch):
-    given = {}
-    monkeypatch.setitem(sys.modules, 'segmenter.learner', types.SimpleNamespace(train=lambda **kw: given.update(kw)))
-    import segmenter
-    monkeypatch.setattr(segmenter, 'learner', sys.modules['segmenter.learner'], raising=False)
+def test_train_hands_every_flag_to_the_training(monkeypatch):
+    given, result = {}, types.SimpleNamespace(records=[], best=0., folder='r')
+    monkeypatch.setitem(sys.modules, 'segmenter.training', types.SimpleNamespace(train=lambda **kw: given.update(kw) or result))
     assert cli.main('train --log-dir r --backbone b -lr 0.5 --no-resume --workers 2'.split()) == 0
     assert given['learning_rate'] == .5 and given['resume'] is False and given['workers'] == 2 and given['window_stride'] is None
     assert set(given) == set(inspect.signature(cli.train).parameters)
 
-def test_the_learner_knows_every_flag_and_shares_its_defaults():
-    learner = pytest.importorskip('segmenter.learner')
-    theirs = inspect.signature(learner.train).parameters
+def test_the_training_knows_every_flag_and_shares_its_defaults():
+    from segmenter.training import train
+    theirs = inspect.signature(train).parameters
     for name, parameter in inspect.signature(cli.train).parameters.items():
         assert name in theirs
         if name != 'log_dir': assert parameter.default == theirs[name].default, name

@@ -1,0 +1,108 @@
+"A run: its files, its end, its refusals."
+import json
+import numpy as np, pytest, torch
+from fastai.callback.core import Callback
+from PIL import Image
+from segmenter.checkpoints import load_checkpoint, load_model, read_variant
+from segmenter.training import TrainSettings, train
+
+@pytest.fixture(scope='module')
+def tree(tmp_path_factory):
+    "A tiny data set of stripes in an any-folder layout."
+    root, rng = tmp_path_factory.mktemp('stripes'), np.random.default_rng(0)
+    for split, n in (('train', 6), ('val', 2)):
+        for part in ('images', 'annotations'): (root/part/split).mkdir(parents=True)
+        for i in range(n):
+            labels = np.repeat(rng.integers(0, 3, 4), 12)[:, None].repeat(48, 1).astype(np.uint8)
+            Image.fromarray(np.stack([labels*90 + rng.integers(0, 20, labels.shape, dtype=np.uint8)]*3, -1)).save(root/'images'/split/f'{i}.png')
+            Image.fromarray(labels).save(root/'annotations'/split/f'{i}.png')
+    (root/'classes.txt').write_text('low\nmiddle\nhigh\n')
+    return root
+
+def asked(tree, **other):
+    return dict(dataset=str(tree), backbone='vit_tiny_patch16_384', patch_size=8, embed_dim=32, depth=1, crop_size=32, im_size=48, batch_size=4,
+                decoder_depth=1, epochs=2, learning_rate=.01, eval_freq=1, device='cpu', progress=False) | other
+
+def test_a_checkpoint_has_the_authors_keys_shapes_and_types(tree, tmp_path):
+    result = train(tmp_path/'run', **asked(tree))
+    file = load_checkpoint(tmp_path/'run'/'checkpoint.pth')
+    assert list(file) == ['model', 'optimizer', 'n_cls', 'lr_scheduler', 'epoch', 'segmenter_state']
+    assert {key: type(value) for key, value in file.items() if key != 'model'} == dict(optimizer=dict, n_cls=int, lr_scheduler=dict, epoch=int, segmenter_state=dict)
+    assert file['n_cls'] == 3 and file['epoch'] == 1
+    D, K, P, N = 32, 3, 8, 16
+    block = {'norm1.weight': [D], 'norm1.bias': [D], 'attn.qkv.weight': [3*D, D], 'attn.qkv.bias': [3*D], 'attn.proj.weight': [D, D], 'attn.proj.bias': [D],
+             'norm2.weight': [D], 'norm2.bias': [D], 'mlp.fc1.weight': [4*D, D], 'mlp.fc1.bias': [4*D], 'mlp.fc2.weight': [D, 4*D], 'mlp.fc2.bias': [D]}
+    expected = {'encoder.cls_token': [1, 1, D], 'encoder.pos_embed': [1, N + 1, D], 'encoder.patch_embed.proj.weight': [D, 3, P, P],
+                'encoder.patch_embed.proj.bias': [D], **{f'encoder.blocks.0.{k}': v for k, v in block.items()}, 'encoder.norm.weight': [D], 'encoder.norm.bias': [D],
+                'encoder.head.weight': [1000, D], 'encoder.head.bias': [1000], 'decoder.cls_emb': [1, K, D], 'decoder.proj_patch': [D, D], 'decoder.proj_classes': [D, D],
+                'decoder.proj_dec.weight': [D, D], 'decoder.proj_dec.bias': [D], **{f'decoder.blocks.0.{k}': v for k, v in block.items()},
+                'decoder.decoder_norm.weight': [D], 'decoder.decoder_norm.bias': [D], 'decoder.mask_norm.weight': [K], 'decoder.mask_norm.bias': [K]}
+    assert {key: list(value.shape) for key, value in file['model'].items()} == expected
+    assert all(value.dtype == torch.float32 for value in file['model'].values())
+    groups = file['optimizer']['param_groups']
+    assert len(groups) == 1 and groups[0]['nesterov'] and groups[0]['momentum'] == .9 and groups[0]['weight_decay'] == 0
+    head = [i for i, key in enumerate(dict(result.model.named_parameters())) if key.startswith('encoder.head')]
+    assert head and not set(head) & set(file['optimizer']['state']) and len(file['optimizer']['state']) == len(expected) - len(head)
+    schedule = file['lr_scheduler']
+    assert set(schedule) == {'step_size', 'iter_warmup', 'iter_max', 'power', 'min_lr', 'base_lrs', 'last_epoch', '_step_count', '_get_lr_called_within_step', '_last_lr'}
+    assert schedule['iter_max'] == schedule['last_epoch'] == 4 and schedule['_last_lr'] == [1e-5] and schedule['base_lrs'] == [.01]
+
+def test_a_variant_has_the_authors_groups_and_keys(tree, tmp_path):
+    train(tmp_path/'run', **asked(tree, epochs=1))
+    variant = read_variant(tmp_path/'run'/'variant.yml')
+    assert set(variant) - {'segmenter'} == {'algorithm_kwargs', 'amp', 'dataset_kwargs', 'inference_kwargs', 'log_dir', 'net_kwargs', 'optimizer_kwargs', 'resume', 'version', 'world_batch_size'}
+    assert set(variant['net_kwargs']) == {'backbone', 'd_model', 'decoder', 'distilled', 'drop_path_rate', 'dropout', 'image_size', 'n_cls', 'n_heads', 'n_layers', 'normalization', 'patch_size'}
+    assert set(variant['optimizer_kwargs']) == {'clip_grad', 'epochs', 'iter_max', 'iter_warmup', 'lr', 'min_lr', 'momentum', 'opt', 'poly_power', 'poly_step_size', 'sched', 'weight_decay'}
+    assert str(tmp_path) not in (tmp_path/'run'/'variant.yml').read_text().replace(str(tree), '')
+
+def test_the_log_has_the_authors_keys(tree, tmp_path):
+    train(tmp_path/'run', **asked(tree, epochs=3, eval_freq=2))
+    rows = [json.loads(line) for line in (tmp_path/'run'/'log.txt').read_text().splitlines()]
+    scores = {'val_pixel_accuracy', 'val_mean_accuracy', 'val_mean_iou'}
+    assert [set(row) & scores == scores for row in rows] == [True, False, True]
+    assert all(set(row) - scores == {'train_loss', 'train_learning_rate', 'epoch', 'num_updates'} for row in rows)
+    assert [row['num_updates'] for row in rows] == [2, 4, 6]
+
+def test_the_same_seed_gives_the_same_run_with_any_number_of_workers(tree, tmp_path):
+    runs = [train(tmp_path/str(i), **asked(tree, seed=seed, workers=workers)) for i, (seed, workers) in enumerate([(1, 0), (1, 2), (2, 0)])]
+    curves = [[row['loss'] for row in r.curve] for r in runs]
+    assert curves[0] == curves[1] != curves[2]
+    assert runs[0].records == runs[1].records
+
+def test_a_run_learns_the_stripes_and_its_checkpoint_answers_as_the_model(tree, tmp_path):
+    result = train(tmp_path/'run', **asked(tree, epochs=30, optimizer='adamw', learning_rate=3e-3, eval_freq=30, scale_range=(1., 1.), photometric=False))
+    assert result.best > 60
+    images = torch.randn(1, 3, 48, 48)
+    assert torch.equal(load_model(tmp_path/'run')(images), result.model(images))
+    assert load_model(tmp_path/'run').config.classes == ['low', 'middle', 'high']
+
+@pytest.mark.parametrize('wrong, error, says', [
+    (dict(crop_size=30), ValueError, 'no multiple of the patch size 8'), (dict(backbone='vit_tny_patch16_384'), KeyError, 'vit_tiny_patch16_384'),
+    (dict(backbone=None, variant='Seg-T-Msk/16'), KeyError, 'Seg-T-Mask/16'), (dict(decoder='maskformer'), KeyError, 'mask_transformer'),
+    (dict(dataset='ade2k'), KeyError, 'ade20k'), (dict(optimizer='sgdd'), KeyError, 'sgd'), (dict(scheduler='cosin'), KeyError, 'cosine'),
+    (dict(epochs=0), ValueError, 'at least 1'), (dict(device='cpu', amp=True), ValueError, 'needs a GPU'),
+    (dict(dataset='ade20k', data_root='/nowhere'), FileNotFoundError, 'nowhere')])
+def test_what_cannot_work_is_refused_in_one_line_and_nothing_is_written(tree, tmp_path, wrong, error, says):
+    with pytest.raises(error, match=says) as e: train(tmp_path/'run', **asked(tree, **wrong))
+    assert '\n' not in str(e.value)
+    assert not (tmp_path/'run'/'checkpoint.pth').exists()
+
+def test_a_label_outside_the_list_stops_the_run_and_names_file_value_and_count(tree, tmp_path):
+    import shutil
+    bad = tmp_path/'bad'
+    shutil.copytree(tree, bad)
+    labels = np.zeros((48, 48), np.uint8)
+    labels[:2, :3] = 7
+    Image.fromarray(labels).save(bad/'annotations'/'train'/'3.png')
+    with pytest.raises(ValueError, match=r'3\.png.*7.*6'): train(tmp_path/'run', **asked(bad))
+
+def test_a_loss_that_is_no_number_ends_the_run_with_one_line_and_keeps_the_last_checkpoint(tree, tmp_path):
+    train(tmp_path/'run', **asked(tree, epochs=1))
+    class Spoil(Callback):
+        def before_batch(self): torch.nn.init.constant_(self.model.segmenter.decoder.mask_norm.weight, float('inf'))
+    with pytest.raises(FloatingPointError, match='^the loss is nan at iteration 0 .epoch 0') as e: train(tmp_path/'hot', cbs=Spoil(), **asked(tree))
+    assert '\n' not in str(e.value) and not (tmp_path/'hot'/'checkpoint.pth').exists()
+
+def test_an_unknown_setting_is_refused(tmp_path):
+    with pytest.raises(KeyError, match='learning_rate'): train(tmp_path, learnin_rate=1.)
+    assert TrainSettings().optimizer == 'sgd'
