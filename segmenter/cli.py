@@ -208,7 +208,15 @@ def overview()->str: # A line a verb
     return f'usage: segmenter VERB …\n\n{verbs}\n\nsegmenter VERB --help   flags of a verb\nsegmenter --version     the version\n' \
            'segmenter --debug VERB … shows the traceback of a refusal'
 
-# %% ../nbs/70_cli.ipynb #1337f264
+# %% ../nbs/70_cli.ipynb #fcff218d
+def _quiet():
+    "Leave out what libraries tell each other, here and in the kernels we start; a user of the command cannot act on it."
+    import os, warnings
+    chatter = ('`torch.jit.script` is deprecated', 'IProgress not found')
+    for text in chatter: warnings.filterwarnings('ignore', text)
+    os.environ.setdefault('PYTHONWARNINGS', ','.join(f'ignore:{text}' for text in chatter))
+
+# %% ../nbs/70_cli.ipynb #8ebbddf6
 def main(
     arguments=None, # What was typed; None for the command line's
 )->int: # Exit code: 0 done, 1 a run failed, 2 refused, 130 interrupted
@@ -217,6 +225,7 @@ def main(
     debug = '--debug' in words
     words = [word for word in words if word != '--debug']
     where = 'segmenter'
+    _quiet()
     try:
         if not words or words[0] in ('-h', '--help', 'help'): print(overview()); return 0
         if words[0] == '--version': import segmenter; print(f'segmenter {segmenter.__version__}'); return 0
