@@ -17,7 +17,7 @@ class UnknownName(KeyError):
     "A `KeyError` that reads as a sentence."
     def __str__(self): return str(self.args[0]) if self.args else ''
 
-# %% ../nbs/00a_guards.ipynb #5da61275
+# %% ../nbs/00a_guards.ipynb #da82253f
 def _plain(name): return ''.join(c for c in str(name).lower() if c.isalnum())
 
 def lookup(
@@ -27,8 +27,10 @@ def lookup(
 ): # The value of `name` in `table`
     "`table[name]`, or an `UnknownName` that offers the nearest names."
     if name in table: return table[name]
-    plain = {_plain(known): known for known in table}
-    near = [plain[p] for p in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=.6)]
+    asked, plain = _plain(name), {_plain(known): known for known in table}
+    close = lambda words: difflib.get_close_matches(asked, words, n=3, cutoff=.6)
+    begin = close({p[:len(asked)] for p in plain})
+    near = [plain[p] for p in close(plain) or [p for p in plain if p[:len(asked)] in begin][:3]]
     offer = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(map(str, table))}"
     raise UnknownName(f'unknown {kind} {name!r}; {offer}')
 

@@ -10,6 +10,10 @@ def test_the_message_of_an_unknown_name_is_not_quoted():
     with pytest.raises(UnknownName) as e: lookup('size', 'tny', {'tiny': 0, 'huge': 1})
     assert str(e.value) == "unknown size 'tny'; did you mean 'tiny'?"
 
+@pytest.mark.parametrize('typed, meant', [('mask', 'mask_transformer'), ('vit_tinny', 'vit_tiny_patch16_384'), ('VIT-TINY-PATCH16-384', 'vit_tiny_patch16_384')])
+def test_half_a_name_is_understood(typed, meant):
+    with pytest.raises(UnknownName, match=f'did you mean .*{meant}'): lookup('part', typed, dict.fromkeys(['linear', 'mask_transformer', 'vit_tiny_patch16_384', 'deit_small']))
+
 def test_the_old_file_stays_when_the_process_is_killed_while_writing(tmp_path):
     path = tmp_path/'checkpoint'
     path.write_text('old')
