@@ -5,7 +5,7 @@ import pytest
 from segmenter.experiments import check_parameters, find_template, load_profile, read_parameters
 
 def segmenter(*words, cwd):
-    return subprocess.run([sys.executable, '-m', 'segmenter.cli', *map(str, words)], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run([Path(sys.executable).with_name('segmenter'), *map(str, words)], cwd=cwd, capture_output=True, text=True)
 
 @pytest.fixture(scope='module')
 def smoke(tmp_path_factory):
