@@ -4,7 +4,8 @@ import numpy as np, pytest, torch
 from fastai.callback.core import Callback, CancelValidException
 from torch.nn import functional as F
 from segmenter.datasets import load_dataset
-from segmenter.learner import Scheduled, create_optimizer, seed_everything, segmentation_learner
+from segmenter.learner import Scheduled, seed_everything, segmentation_learner
+from segmenter.optimizers import create_optimizer
 from segmenter.metrics import ConfusionMatrix
 from segmenter.model import create_model
 from segmenter.pipelines import dataloaders

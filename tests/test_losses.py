@@ -1,7 +1,7 @@
 "The loss against plain PyTorch, and its edges."
 import pytest, torch
 from torch.nn import functional as F
-from segmenter.losses import majority_loss, pixel_cross_entropy, valid_pixels
+from segmenter.losses import fused_cross_entropy, majority_loss, pixel_cross_entropy, valid_pixels
 
 @pytest.mark.parametrize('K', [2, 19, 150])
 @pytest.mark.parametrize('size', [(64, 64), (50, 77)])
@@ -17,9 +17,7 @@ def test_loss_and_gradient_equal_the_plain_mean(K, size):
 def test_gradient_is_right_in_double():
     torch.manual_seed(0)
     target = torch.tensor([[[0, 1, 255], [2, 2, 1]]])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, 'float', lambda self: self)
-        assert torch.autograd.gradcheck(lambda m: pixel_cross_entropy(m, target), torch.randn(1, 3, 2, 2, dtype=torch.double, requires_grad=True))
+    assert torch.autograd.gradcheck(lambda m: pixel_cross_entropy(m, target), torch.randn(1, 3, 2, 2, dtype=torch.double, requires_grad=True))
 
 def test_another_void_label_is_honoured():
     masks, target = torch.randn(1, 3, 2, 2), torch.tensor([[[0, 7], [7, 1]]])
@@ -31,3 +29,38 @@ def test_half_precision_masks_give_a_full_precision_loss():
     assert pixel_cross_entropy(torch.randn(1, 3, 2, 2).bfloat16(), torch.zeros(1, 8, 8, dtype=torch.long)).dtype == torch.float32
 
 def test_absent_classes_cost_nothing(): assert majority_loss(torch.tensor([5, 0, 0])) == 0
+
+
+def _loss_and_gradient(loss, masks, *args, **kwargs):
+    masks = masks.clone().requires_grad_()
+    value = loss(masks, *args, **kwargs)
+    return value.detach(), torch.autograd.grad(value, masks)[0]
+
+@pytest.mark.parametrize('case', range(24))
+def test_the_fused_loss_and_its_gradient_equal_the_plain_ones(case):
+    draw = torch.Generator().manual_seed(case)
+    number = lambda low, high: int(torch.randint(low, high, (), generator=draw))
+    n, K, h, w = number(1, 4), number(2, 40), number(1, 9), number(1, 9)
+    size = number(h, 150), number(w, 150)
+    masks = 4*torch.randn(n, K, h, w, generator=draw)
+    target = torch.randint(K, (n, *size), generator=draw)
+    target[torch.rand(target.shape, generator=draw) < .3] = 255
+    how = dict(class_weights=torch.rand(K, generator=draw) if case % 2 else None, label_smoothing=.1*(case % 3))
+    plain = _loss_and_gradient(pixel_cross_entropy, masks, target, **how)
+    fused = _loss_and_gradient(fused_cross_entropy, masks, target, budget=10**number(1, 6), **how)
+    torch.testing.assert_close(fused[0], plain[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(fused[1], plain[1], rtol=1e-5, atol=1e-6*plain[1].abs().max().item())
+
+def test_large_logits_do_not_overflow_the_fused_loss():
+    masks, target = 1e4*torch.randn(1, 6, 4, 4), torch.randint(6, (1, 32, 32))
+    torch.testing.assert_close(_loss_and_gradient(fused_cross_entropy, masks, target), _loss_and_gradient(pixel_cross_entropy, masks, target))
+
+def test_half_precision_masks_are_scored_in_full_precision():
+    masks, target = torch.randn(1, 6, 4, 4).half(), torch.randint(6, (1, 32, 32))
+    loss, gradient = _loss_and_gradient(fused_cross_entropy, masks, target)
+    assert loss.dtype == torch.float32 and gradient.dtype == torch.float16
+    torch.testing.assert_close(loss, fused_cross_entropy(masks.float(), target))
+
+def test_without_a_gradient_the_fused_loss_is_the_same_number():
+    masks, target = torch.randn(1, 6, 4, 4), torch.randint(6, (1, 32, 32))
+    with torch.no_grad(): torch.testing.assert_close(fused_cross_entropy(masks, target), pixel_cross_entropy(masks, target))
