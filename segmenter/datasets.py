@@ -32,8 +32,8 @@ class Settings:
     eval_freq:int=2 # Epochs between evaluations
     lr:float=1e-3 # First learning rate
 
-# %% ../nbs/11_datasets.ipynb #cf483479
-SETTINGS = {
+# %% ../nbs/11_datasets.ipynb #c59d5a12
+SETTINGS = { # Data set: its sizes and its schedule
     'ade20k': Settings(),
     'pascal_context': Settings(520, 480, 480, 320, max_ratio=8, batch_size=16, epochs=256, eval_freq=8),
     'cityscapes': Settings(1024, 768, 768, 512, max_ratio=2, epochs=216, eval_freq=4, lr=1e-2),
@@ -115,7 +115,7 @@ class Dataset:
         files = [*self.images, *(self.labels or [])]
         return hashlib.sha256(''.join(file_digest(f) for f in files).encode()).hexdigest()
 
-# %% ../nbs/11_datasets.ipynb #84b5a4bd
+# %% ../nbs/11_datasets.ipynb #9c2dcf67
 _IMAGE_SUFFIXES = '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'
 _LABEL_SUFFIXES = '.png', '.tif', '.tiff', '.bmp'
 
@@ -131,13 +131,13 @@ def _named(folder, suffixes):
         found[name] = f
     return found
 
-def _pairs(images, labels, image_suffixes=_IMAGE_SUFFIXES, label_suffixes=_LABEL_SUFFIXES):
-    "Image files, and the label files of the same names."
+def _pairs(images, labels, image_suffixes=_IMAGE_SUFFIXES, label_suffixes=_LABEL_SUFFIXES, strict=True):
+    "Image files, and the label files of the same names; not strict, a missing one is listed where it should lie."
     files, truth = _named(images, image_suffixes), _named(labels, label_suffixes)
     if not files: raise ValueError(f"no images in {str(images)!r}; expected files ending in {', '.join(image_suffixes)}")
     for name, f in files.items():
-        if name not in truth: raise FileNotFoundError(f'image {str(f)!r} has no label map {name}{label_suffixes[0]} in {str(labels)!r}')
-    return list(files.values()), [truth[name] for name in files]
+        if strict and name not in truth: raise FileNotFoundError(f'image {str(f)!r} has no label map {name}{label_suffixes[0]} in {str(labels)!r}')
+    return list(files.values()), [truth.get(name, labels/f'{name}{label_suffixes[0]}') for name in files]
 
 # %% ../nbs/11_datasets.ipynb #1a653041
 _EARTH_SIZE = 2700, 5400
@@ -204,56 +204,57 @@ def _landcover_root(data_root=None):
         if not folder.is_dir(): raise
     return folder
 
-# %% ../nbs/11_datasets.ipynb #5d8345ae
-def _folder_pairs(root, split):
+# %% ../nbs/11_datasets.ipynb #669878ec
+def _folder_pairs(root, split, strict=True):
     "Pairs of a plain folder: `images/SPLIT` beside `annotations/SPLIT` or `labels/SPLIT`."
     if not (root/'images').is_dir(): raise FileNotFoundError(f"no folder {str(root/'images')!r}")
     lookup('split', split, {f.name: f for f in sorted((root/'images').iterdir()) if f.is_dir()})
     labels = next((root/name for name in ('annotations', 'labels') if (root/name).is_dir()), None)
     if labels is None: raise FileNotFoundError(f'{str(root)!r} has neither annotations/ nor labels/ beside images/')
-    return _pairs(root/'images'/split, labels/split)
+    return _pairs(root/'images'/split, labels/split, strict=strict)
 
-def _folder_dataset(root, split):
+def _folder_dataset(root, split, strict=True):
     "A data set from a plain folder."
     codes = next((f for f in (root/'classes.txt', root/'codes.txt') if f.is_file()), None)
     if codes is None: raise FileNotFoundError(f'{str(root)!r} has no classes.txt (or codes.txt) with one class name a line')
-    return Dataset(root.resolve().name, split, *_folder_pairs(root, split), read_classes(codes))
+    return Dataset(root.resolve().name, split, *_folder_pairs(root, split, strict), read_classes(codes))
 
-# %% ../nbs/11_datasets.ipynb #03db4ff6
-def _ade20k(root, split):
+# %% ../nbs/11_datasets.ipynb #b55771e4
+def _ade20k(root, split, strict=True):
     root, part = root/'ade20k'/'ADEChallengeData2016', lookup('split', split, {'train': 'training', 'val': 'validation'})
-    return _pairs(root/'images'/part, root/'annotations'/part, ['.jpg'], ['.png'])
+    return _pairs(root/'images'/part, root/'annotations'/part, ['.jpg'], ['.png'], strict)
 
-def _cityscapes(root, split):
+def _cityscapes(root, split, strict=True):
     root = root/'cityscapes'
-    return _pairs(root/'leftImg8bit'/split, root/'gtFine'/split, ['_leftImg8bit.png'], ['_gtFine_labelTrainIds.png'])
+    return _pairs(root/'leftImg8bit'/split, root/'gtFine'/split, ['_leftImg8bit.png'], ['_gtFine_labelTrainIds.png'], strict)
 
-def _pascal_context(root, split):
+def _pascal_context(root, split, strict=True):
     root = root/'pcontext'/'VOCdevkit'/'VOC2010'
     names = root/'ImageSets'/'SegmentationContext'/f'{split}.txt'
     if not names.is_file(): raise FileNotFoundError(f'no list of images {str(names)!r}')
     stems = names.read_text().split()
     pairs = [root/'JPEGImages'/f'{stem}.jpg' for stem in stems], [root/'SegmentationClassContext'/f'{stem}.png' for stem in stems]
     for f in sum(pairs, []):
-        if not f.is_file(): raise FileNotFoundError(f'{str(f)!r}, listed in {names.name}, is missing')
+        if strict and not f.is_file(): raise FileNotFoundError(f'{str(f)!r}, listed in {names.name}, is missing')
     return pairs
 
 _LAYOUTS = {'ade20k': _ade20k, 'pascal_context': _pascal_context, 'cityscapes': _cityscapes,
-    'camvid': lambda root, split: _folder_pairs(root/'camvid', split), 'landcover': _folder_pairs}
+    'camvid': lambda root, split, strict=True: _folder_pairs(root/'camvid', split, strict), 'landcover': _folder_pairs}
 
-# %% ../nbs/11_datasets.ipynb #739dbe84
+# %% ../nbs/11_datasets.ipynb #69cb9e02
 def load_dataset(
     name_or_folder, # 'landcover', 'camvid', 'ade20k', 'cityscapes', 'pascal_context', or a folder
     split:str='train', # 'train' or 'val'
     data_root=None, # Folder under which named data sets lie; None for the variable DATASET (land cover: a cache)
+    strict:bool=True, # Refuse an image without label map; False lists it all the same, for the doctor to find
 )->Dataset: # Its files found and paired, none read yet
     "List the images and label maps of a data set."
     name = str(name_or_folder)
-    if name not in _LAYOUTS and Path(name).is_dir(): return _folder_dataset(Path(name), split)
+    if name not in _LAYOUTS and Path(name).is_dir(): return _folder_dataset(Path(name), split, strict)
     if name not in _LAYOUTS and len(Path(name).parts) > 1: raise FileNotFoundError(f'no folder {name!r}')
     find = lookup('data set', name, _LAYOUTS)
     if name == 'landcover': root = _landcover_root(data_root)
     elif not (root := data_root or os.environ.get('DATASET')): raise ValueError(
         f'where does {name!r} lie? Give data_root, or set the environment variable DATASET')
-    return Dataset(name, split, *find(Path(root).expanduser(), split), class_list(name), SETTINGS[name],
+    return Dataset(name, split, *find(Path(root).expanduser(), split, strict), class_list(name), SETTINGS[name],
         reduce_zero_label=name == 'ade20k', void_label=11 if name == 'camvid' else None)

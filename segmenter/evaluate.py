@@ -24,6 +24,13 @@ from .guards import atomic_write, writable_folder
 from .metrics import ConfusionMatrix, Scores
 from .predict import Protocol, protocol_for, segment
 
+# %% ../nbs/23_evaluate.ipynb #e4ef2676
+def _chosen(n, limit):
+    "All of n images, or `limit` of them evenly spread."
+    if limit is not None and limit < 1: raise ValueError(f'limit {limit}: give at least 1 image, or None for all')
+    if limit is None or limit >= n: return range(n)
+    return [i*n//limit for i in range(limit)]
+
 # %% ../nbs/23_evaluate.ipynb #800b01ad
 @dataclass
 class Evaluation:
@@ -40,14 +47,7 @@ class Evaluation:
     @property
     def multi_scale(self): return len(self.protocol.ratios) > 1 or self.protocol.flip
 
-# %% ../nbs/23_evaluate.ipynb #e4ef2676
-def _chosen(n, limit):
-    "All of n images, or `limit` of them evenly spread."
-    if limit is not None and limit < 1: raise ValueError(f'limit {limit}: give at least 1 image, or None for all')
-    if limit is None or limit >= n: return range(n)
-    return [i*n//limit for i in range(limit)]
-
-# %% ../nbs/23_evaluate.ipynb #7930d22f
+# %% ../nbs/23_evaluate.ipynb #80e8f159
 def evaluate(
     model, # A `Segmenter`
     dataset, # A `Dataset` with label maps
@@ -59,6 +59,7 @@ def evaluate(
     window_batch:int=4, # Windows a forward pass
     limit:int|None=None, # Only so many images, evenly spread; None: all
     progress:bool=True, # A bar over the images
+    each=None, # Called with the index and the `Prediction` of each image, to keep or to save it
 )->Evaluation: # Scores, and how they came about
     "Mean IoU of a model on a data set (authors' evaluation)."
     from tqdm import tqdm
@@ -69,7 +70,9 @@ def evaluate(
                             max_ratio=dataset.settings.max_ratio, multi_scale=multi_scale)
     confusion, start, chosen = ConfusionMatrix(len(names), names.ignore_index), time.perf_counter(), _chosen(len(dataset), limit)
     for i in tqdm(chosen, unit='image', disable=not progress):
-        confusion.update(segment(model, dataset.image(i), protocol, window_batch=window_batch).label_map, dataset.label_map(i))
+        found = segment(model, dataset.image(i), protocol, window_batch=window_batch)
+        confusion.update(found.label_map, dataset.label_map(i))
+        if each: each(i, found)
     return Evaluation(confusion.compute(), confusion, names, protocol, dataset.name, dataset.split, len(chosen), time.perf_counter() - start)
 
 # %% ../nbs/23_evaluate.ipynb #99133c90

@@ -156,9 +156,10 @@ def run_id(
     full = '_'.join(filter(None, map(_slug, [model, data, _length(parameters), *turned, seed])))
     return full if len(full) <= 120 else f'{full[:100]}_{hashlib.sha256(full.encode()).hexdigest()[:8]}'
 
-# %% ../nbs/60_experiments.ipynb #16483646
-COLUMNS = ('run_id', 'profile', 'variant', 'backbone', 'decoder', 'dataset', 'split', 'n_images', 'im_size', 'crop_size', 'epochs', 'iterations',
-           'batch_size', 'learning_rate', 'seed', 'protocol', 'mIoU', 'mAcc', 'aAcc', 'n_parameters', 'seconds', 'device', 'commit')
+# %% ../nbs/60_experiments.ipynb #7474dc61
+COLUMNS = ( # Of `row.csv`, for every experiment the same
+    'run_id', 'profile', 'variant', 'backbone', 'decoder', 'dataset', 'split', 'n_images', 'im_size', 'crop_size', 'epochs', 'iterations',
+    'batch_size', 'learning_rate', 'seed', 'protocol', 'mIoU', 'mAcc', 'aAcc', 'n_parameters', 'seconds', 'device', 'commit')
 
 def _versions():
     "What is installed, without importing it."
@@ -325,10 +326,7 @@ def _lock(folder):
         else: yield True
     finally: os.close(handle)
 
-# %% ../nbs/60_experiments.ipynb #962d8202
-class RunFailed(RuntimeError):
-    "A notebook that stopped before its record, in one line."
-
+# %% ../nbs/60_experiments.ipynb #2506e72f
 def _begin(folder, values, template):
     "Mark the folder as running these values, or refuse; returns the sentence that says what happens."
     was, state = _read_json(folder/'params.json'), _read_json(folder/'metrics.json')
@@ -346,7 +344,10 @@ def _fail(folder, reason, seconds):
     state = _read_json(folder/'metrics.json')
     _write_json(folder/'metrics.json', {**state, 'status': 'failed', 'exception': reason, 'seconds': round(state.get('seconds', 0) + seconds, 1)})
 
-# %% ../nbs/60_experiments.ipynb #97461adb
+# %% ../nbs/60_experiments.ipynb #75ee372b
+class RunFailed(RuntimeError):
+    "A notebook that stopped before its record, in one line."
+
 def _execute(template, folder, changed, quiet):
     "Run the notebook into `report.ipynb`; a RunFailed when it stops before its record."
     import papermill

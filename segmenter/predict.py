@@ -265,13 +265,14 @@ def list_images(
     if not found: raise ValueError(f'no image in {str(folder)!r}: expected files that end in {", ".join(_SUFFIXES)}')
     return found
 
-# %% ../nbs/21_predict.ipynb #1b6aa3ca
+# %% ../nbs/21_predict.ipynb #9a856b49
 @dataclass
 class FolderReport:
     "What became of a folder."
     done:list[Path]=field(default_factory=list) # Images segmented
     failed:dict[Path,str]=field(default_factory=dict) # Images that could not be read, and why
 
+# %% ../nbs/21_predict.ipynb #e6e3ff5e
 def _stems(paths):
     "A stem for each image; the whole name where two images share one."
     stems = [p.stem for p in paths]

@@ -1,7 +1,7 @@
 import pytest, timm, torch
 from functools import partial
 from torch import nn
-from segmenter.encoder import BACKBONES, NORMALIZATIONS, create_encoder, encode, load_encoder_weights, load_pretrained
+from segmenter.encoder import BACKBONES, NORMALIZATIONS, create_encoder, encode, find_backbone, load_encoder_weights, load_pretrained
 from segmenter.guards import UnknownName
 
 def small(backbone='vit_tiny_patch16_384', image_size=64, **kwargs):
@@ -102,17 +102,17 @@ def test_weights_of_another_shape_are_refused_and_nothing_is_loaded():
     assert '\n' not in str(error.value) and torch.equal(before, e.cls_token)
 
 def test_pretrained_weights_are_asked_for_by_tag(monkeypatch):
-    asked, source = [], small(image_size=32)
+    asked, source, e = [], small(image_size=32), small()
     monkeypatch.setattr(timm, 'create_model', lambda tag, pretrained: asked.append((tag, pretrained)) or source)
-    e = small()
     load_pretrained(e, 'vit_tiny_patch16_384')
     assert asked == [('vit_tiny_patch16_384.augreg_in21k_ft_in1k', True)]
     assert torch.equal(e.blocks[1].mlp.fc1.weight, source.blocks[1].mlp.fc1.weight)
 
 def test_without_a_network_there_is_one_clear_line(monkeypatch):
     def fail(*args, **kwargs): raise OSError('no route to host')
+    encoder = small()
     monkeypatch.setattr(timm, 'create_model', fail)
-    with pytest.raises(ValueError, match='pretrained=False') as e: load_pretrained(small(), 'vit_tiny_patch16_384')
+    with pytest.raises(ValueError, match='pretrained=False') as e: load_pretrained(encoder, 'vit_tiny_patch16_384')
     assert '\n' not in str(e.value)
 
 def test_every_pretrained_tag_exists_in_timm():
@@ -120,7 +120,7 @@ def test_every_pretrained_tag_exists_in_timm():
     assert {row.weights for row in BACKBONES.values()} <= known
 
 @pytest.mark.parametrize('kwargs, error', [
-    (dict(backbone='resnet50'), UnknownName), (dict(position_rule='cubic'), UnknownName), (dict(image_size=100), ValueError),
+    (dict(backbone='resnet50'), ValueError), (dict(backbone='vit_tiny'), UnknownName), (dict(position_rule='cubic'), UnknownName), (dict(image_size=100), ValueError),
     (dict(embed_dim=100, n_heads=3), ValueError)])
 def test_what_cannot_be_built_is_refused(kwargs, error):
     with pytest.raises(error) as e: small(**kwargs)
@@ -130,3 +130,69 @@ def test_normalisation_values_are_those_of_training():
     deit = NORMALIZATIONS['deit']
     assert deit.mean_255 == (123.68, 116.28, 103.53) and deit.std_255 == (58.40, 57.12, 57.38)
     assert NORMALIZATIONS['vit'].mean_255 == NORMALIZATIONS['vit'].std_255 == (127.5,)*3
+
+@pytest.mark.parametrize('name, offer', [
+    ('vit_small_patch14_dinov3', 'vit_small_patch14_dinov2'), ('vit_small_patch14_dinov2.lvd142', 'lvd142m'), ('zzz', 'vit_tiny_patch16_384')])
+def test_an_unknown_backbone_offers_the_nearest(name, offer):
+    with pytest.raises(UnknownName, match=offer) as e: find_backbone(name)
+    assert '\n' not in str(e.value)
+
+@pytest.mark.parametrize('name', ['resnet50', 'swin_tiny_patch4_window7_224', 'swin_tiny_patch4_window7_224.ms_in1k', 'vit_base_r50_s16_224', 'convnext_tiny'])
+def test_what_is_no_plain_vision_transformer_is_refused_in_one_line(name):
+    with pytest.raises(ValueError, match='no plain vision transformer') as e: find_backbone(name)
+    assert '\n' not in str(e.value)
+
+def test_every_mean_and_deviation_in_timm_has_a_name():
+    known = {(n.mean, n.std) for n in NORMALIZATIONS.values()}
+    for family in ('vision_transformer', 'deit', 'eva', 'beit'):
+        for name in timm.list_models(module=family) + timm.list_models(module=family, pretrained=True):
+            cfg = timm.get_pretrained_cfg(name)
+            assert (tuple(cfg.mean), tuple(cfg.std)) in known, name
+
+def test_a_bare_name_is_the_papers_and_a_tagged_one_is_timms():
+    paper, tagged = small(), small('vit_tiny_patch16_384.augreg_in21k_ft_in1k')
+    assert (paper.norm.eps, paper.position_interpolation, paper.num_classes) == (1e-5, 'bilinear', 1000)
+    assert (tagged.norm.eps, tagged.position_interpolation, tagged.num_classes) == (1e-6, 'bicubic_antialias', 0)
+
+@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'deit_tiny_patch16_224', 'vit_small_patch14_reg4_dinov2', 'vit_small_patch16_dinov3',
+                                  'eva02_tiny_patch14_224', 'vit_base_patch16_clip_224', 'vit_small_patch16_rope_mixed_ape_224'])
+def test_tokens_equal_timms_on_any_grid(name):
+    P = find_backbone(name).patch_size
+    ours = small(name, 4*P)
+    theirs = timm.create_model(name, img_size=4*P, dynamic_img_size=True, embed_dim=64, depth=2, num_heads=2, num_classes=0, global_pool='').eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 3*P, 7*P)
+    with torch.no_grad(): assert torch.allclose(ours.eval().forward_features(x), theirs.forward_features(x), atol=1e-6)
+
+def test_beit_equals_timm_on_its_own_grid_and_follows_another():
+    ours = small('beit_base_patch16_224').eval()
+    theirs = timm.create_model('beit_base_patch16_224', img_size=64, embed_dim=64, depth=2, num_heads=2, num_classes=0, global_pool='').eval()
+    for b in ours.blocks: nn.init.normal_(b.attn.relative_position_bias_table)
+    theirs.load_state_dict(ours.state_dict())
+    x, wide = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 48, 112)
+    with torch.no_grad():
+        assert torch.allclose(ours.forward_features(x), theirs.forward_features(x), atol=1e-6)
+        assert encode(ours, wide).shape == (1, 21, 64)
+        assert torch.allclose(ours.forward_features(x), theirs.forward_features(x), atol=1e-6)
+
+@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'vit_small_patch14_reg4_dinov2', 'beit_base_patch16_224', 'eva02_tiny_patch14_224', 'vit_small_patch16_dinov3'])
+def test_timms_own_state_dict_moves_in_with_its_positions_stretched(name, monkeypatch):
+    row = find_backbone(name)
+    kwargs = dict(embed_dim=64, depth=2, num_heads=2)
+    build, asked = timm.create_model, []
+    def tiny(tag, pretrained=False, **more):
+        asked.append((tag, pretrained, more))
+        return build(name, img_size=4*row.patch_size, **kwargs | more)
+    encoder = small(name, 6*row.patch_size, in_chans=4)
+    monkeypatch.setattr(timm, 'create_model', tiny)
+    load_pretrained(encoder, name)
+    assert asked == [(row.weights, True, dict(in_chans=4))]
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', ['vision_transformer', 'deit', 'eva', 'beit'])
+def test_every_name_of_timm_builds_and_takes_any_grid(family):
+    for name in timm.list_models(module=family):
+        P = find_backbone(name).patch_size
+        more = dict(num_kv_heads=None) if 'sapiens2' in name else {}
+        encoder = create_encoder(name, 4*P, embed_dim=32, depth=2, n_heads=2, **more).eval()
+        with torch.no_grad(): assert encode(encoder, torch.randn(1, 3, 3*P, 5*P)).isfinite().all(), name

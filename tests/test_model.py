@@ -1,8 +1,10 @@
-import json
+import json, subprocess, sys
 from dataclasses import asdict, fields
 import pytest, torch
 from test_encoder import expected_keys
 from test_decoders import block_keys
+from golden import set_fused_attention
+from segmenter.checkpoints import load_model, save_checkpoint, variant_of, write_variant
 from segmenter.encoder import BACKBONES
 from segmenter.guards import UnknownName
 from segmenter.model import VARIANTS, ModelConfig, Segmenter, count_parameters, create_model
@@ -119,3 +121,56 @@ def test_what_cannot_be_built_is_refused_in_one_line(kwargs):
 def test_the_front_door_shows_every_setting():
     import inspect
     assert {f.name for f in fields(ModelConfig)} <= set(inspect.signature(create_model).parameters)
+
+MODERN = ['deit3_small_patch16_224', 'vit_small_patch14_reg4_dinov2', 'vit_giant_patch14_dinov2', 'vit_small_patch16_dinov3',
+          'eva02_tiny_patch14_224', 'vit_base_patch16_siglip_256.v2_webli', 'beitv2_base_patch16_224', 'vit_small_patch16_224.augreg_in21k',
+          'vit_base_patch16_siglip_gap_256', 'vit_base_patch16_clip_224', 'vit_medium_patch16_rope_reg1_gap_256']
+
+def modern(name, **kwargs):
+    torch.manual_seed(0)
+    return create_model(backbone=name, **dict(embed_dim=32, depth=2, n_heads=2, image_size=64 if 'patch16' in name else 56, n_classes=3,
+                                              decoder_depth=1, drop_path_rate=0., decoder_dropout=0.) | kwargs)
+
+@pytest.mark.parametrize('decoder, channels', [('linear', 3), ('mask_transformer', 5)])
+@pytest.mark.parametrize('name', MODERN)
+def test_any_vision_transformer_is_a_backbone(name, decoder, channels, tmp_path):
+    model, x = modern(name, decoder=decoder, in_chans=channels), torch.randn(2, channels, 45, 83)
+    logits = model(x)
+    assert logits.shape == (2, 3, 45, 83)
+    (logits*torch.randn_like(logits)).sum().backward()
+    assert [k for k, p in model.named_parameters() if p.grad is None] == []
+    with torch.no_grad():
+        together, alone = model.eval()(x), torch.cat([model(i[None]) for i in x])
+        assert torch.allclose(together, alone, atol=1e-4)
+        stepwise = set_fused_attention(model, False)(x)
+        assert torch.allclose(together, stepwise, atol=1e-4)
+    save_checkpoint(tmp_path/'checkpoint.pth', model, optimizer=torch.optim.SGD(model.parameters(), lr=.1), lr_scheduler={}, epoch=0)
+    write_variant(tmp_path/'variant.yml', variant_of(model.config))
+    loaded = set_fused_attention(load_model(tmp_path), False)
+    assert loaded.config == model.config
+    with torch.no_grad(): assert torch.equal(loaded(x), stepwise)
+
+def test_epsilon_and_interpolation_are_written_down_and_honoured():
+    assert (ModelConfig('Seg-T/16').norm_eps, ModelConfig('Seg-T/16').position_interpolation) == (1e-5, 'bilinear')
+    other = ModelConfig(backbone='vit_small_patch16_dinov3')
+    assert (other.norm_eps, other.position_interpolation) == (None, 'bicubic_antialias')
+    port = create_model(**NARROW, norm_eps=1e-6, position_interpolation='bicubic', decoder='mask_transformer')
+    assert {m.eps for m in port.encoder.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+    assert {m.eps for m in port.decoder.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-5}
+    assert port.encoder.position_interpolation == 'bicubic' and port.config.variant == ''
+
+def test_timms_own_arguments_pass_through_the_config():
+    model = modern('vit_small_patch16_224', backbone_kwargs=dict(reg_tokens=3, init_values=1e-5))
+    assert model.encoder.num_prefix_tokens == 4 and 'encoder.reg_token' in model.no_weight_decay()
+    again = Segmenter(ModelConfig(**json.loads(json.dumps(asdict(model.config)))))
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in again.state_dict().items()}
+
+@pytest.mark.slow
+@pytest.mark.parametrize('variant, size', [('Seg-L-Mask/16', 640), ('Seg-B/8', 512)])
+def test_the_largest_models_run_on_one_image_within_24_gib(variant, size):
+    code = ("import resource, torch; from segmenter.model import create_model\n"
+            f"model = create_model({variant!r}, image_size={size}).eval()\n"
+            f"with torch.inference_mode(): assert model(torch.zeros(1, 3, {size}, {size})).shape == (1, 150, {size}, {size})\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1])/2**20 < 24

@@ -1,6 +1,6 @@
 import numpy as np, pytest, torch
 from timm.layers import resample_abs_pos_embed
-from segmenter.patches import SCENE_CLASSES, pad_to_patches, patch_grid, resample_positions, scene, tokens_to_map, upsample
+from segmenter.patches import INTERPOLATIONS, SCENE_CLASSES, pad_to_patches, patch_grid, resample_positions, scene, tokens_to_map, upsample
 
 @pytest.mark.parametrize('size', [(16, 16), (48, 160), (640, 32)])
 @pytest.mark.parametrize('patch', [8, 16])
@@ -65,3 +65,15 @@ def test_the_scene_has_every_class_at_every_size(size):
 
 def test_the_scene_is_always_the_same():
     assert all(np.array_equal(a, b) for a, b in zip(scene(), scene()))
+
+@pytest.mark.parametrize('old, new', [((24, 24), (32, 40)), ((24, 24), (10, 14))])
+@pytest.mark.parametrize('how, antialias', [('bicubic', False), ('bicubic_antialias', True)])
+def test_other_interpolations_equal_timms(how, antialias, old, new):
+    pos = torch.randn(1, 1 + old[0]*old[1], 6)
+    theirs = resample_abs_pos_embed(pos, new, old, interpolation='bicubic', antialias=antialias)
+    assert torch.allclose(resample_positions(pos, old, new, interpolation=how), theirs, atol=1e-6)
+
+def test_half_precision_is_interpolated_in_float32():
+    pos = torch.randn(1, 17, 4).bfloat16()
+    for how in INTERPOLATIONS:
+        assert torch.equal(resample_positions(pos, (4, 4), (3, 7), interpolation=how), resample_positions(pos.float(), (4, 4), (3, 7), interpolation=how).bfloat16())

@@ -15,7 +15,7 @@ def test_pyproject_names_exactly_the_fields_that_setup_sets(root):
     sets = set(re.findall(r'(?<=[ (])(\w+)=', re.sub(r'\([^()]*\)', '', (root/'setup.py').read_text().split("__main__': setup(")[1])))
     names = {'long_description': 'readme', 'author': 'authors', 'python_requires': 'requires-python', 'install_requires': 'dependencies',
              'extras_require': 'optional-dependencies', 'entry_points': 'scripts'}
-    expected = {names.get(s, s) for s in sets} - {'name', 'long_description_content_type', 'packages', 'package_data'}
+    expected = {names.get(s, s) for s in sets} - {'name', 'long_description_content_type', 'packages', 'package_dir', 'package_data'}
     assert dynamic == expected
 
 def test_the_installed_package_has_the_facts_of_settings(facts):

@@ -1,0 +1,1 @@
+"The names of the authors' modules: `python -m segm.train` and its siblings; what they do is in `segmenter.authors`."

@@ -1,0 +1,4 @@
+"`python -m segm.scripts.prepare_ade20k`: see `segmenter.authors`."
+from segmenter.authors import run
+
+if __name__ == '__main__': raise SystemExit(run('segm.scripts.prepare_ade20k'))

@@ -1,0 +1,4 @@
+"`python -m segm.train`: see `segmenter.authors`."
+from segmenter.authors import run
+
+if __name__ == '__main__': raise SystemExit(run('segm.train'))
