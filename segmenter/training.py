@@ -19,7 +19,7 @@ from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import nn
 
-# %% ../nbs/32a_training.ipynb #842e4435
+# %% ../nbs/32a_training.ipynb #5591593d
 from .checkpoints import load_checkpoint, save_checkpoint, variant_of, write_variant
 from .datasets import load_dataset
 from .encoder import load_pretrained
@@ -29,6 +29,7 @@ from .losses import balanced_weights
 from .model import create_model
 from .optimizers import OPTIMIZERS
 from .pipelines import dataloaders
+from .pretrained import load_weights
 from .schedules import SCHEDULES
 from .settings import TrainSettings
 
@@ -124,7 +125,7 @@ class ProgressBar(Callback):
 
     def after_fit(self): self.bar.close()
 
-# %% ../nbs/32a_training.ipynb #12e9740f
+# %% ../nbs/32a_training.ipynb #5df4854d
 def _filled(t, s):
     "`TrainSettings` with the data set's `Settings` where nothing was given."
     crop, im_size = t.crop_size or s.crop_size, t.im_size or s.im_size
@@ -134,6 +135,7 @@ def _filled(t, s):
     t = replace(t, crop_size=crop, im_size=im_size, window_size=window, window_stride=stride,
         variant=t.variant or (None if t.backbone else 'Seg-T-Mask/16'), batch_size=given(t.batch_size, s.batch_size),
         epochs=given(t.epochs, s.epochs), learning_rate=given(t.learning_rate, s.lr), eval_freq=given(t.eval_freq, s.eval_freq))
+    if t.pretrained and t.weights: raise ValueError(f'the encoder can start from ImageNet (pretrained) or from {t.weights!r} (weights), not from both')
     lookup('schedule', t.scheduler, SCHEDULES)
     lookup('optimizer', t.optimizer, OPTIMIZERS)
     if min(t.batch_size, t.epochs, t.eval_freq) < 1: raise ValueError(
@@ -244,7 +246,7 @@ def _class_weights(p):
         counts = counts + np.bincount(ids[ids < K], minlength=K)[:K]
     return balanced_weights(torch.from_numpy(counts), p.settings.class_balance).to(next(p.model.parameters()).device)
 
-# %% ../nbs/32a_training.ipynb #1306e42d
+# %% ../nbs/32a_training.ipynb #3b7019b9
 @delegates(TrainSettings)
 def train(
     log_dir, # Folder of the run; an unfinished run in it is continued, when its settings are these
@@ -262,6 +264,7 @@ def train(
     done = _unfinished(folder, setup, t.resume)
     first = done['epoch'] + 1 if done else 0
     if t.pretrained and not done: load_pretrained(p.model.encoder, p.model.config.backbone)
+    if t.weights and not done: print(load_weights(p.model.encoder, t.weights))
     write_variant(folder/'variant.yml', _variant(t, p.model.config, p.iterations, first, folder))
     kept = Kept(folder, setup, first)
     learn = segmentation_learner(p.dls, p.model, optimizer=t.optimizer, weight_decay=t.weight_decay, scheduler=t.scheduler, warmup=t.warmup,
