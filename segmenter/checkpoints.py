@@ -8,7 +8,7 @@
 __all__ = ['CHECKPOINT_KEYS', 'save_checkpoint', 'WeightsFile', 'read_weights', 'load_checkpoint', 'read_variant',
            'config_of_variant', 'variant_of', 'write_variant', 'load_model', 'pick_classes', 'save_package']
 
-# %% ../nbs/06_checkpoints.ipynb #5533184b
+# %% ../nbs/06_checkpoints.ipynb #15ae279f
 import importlib, json, pickle, zipfile
 from argparse import Namespace
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np, torch, yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from .encoder import NORMALIZATIONS
+from .encoder import find_normalization
 from .guards import atomic_folder, atomic_write, file_digest
 from .mmseg_model import config_of_mmseg, from_mmseg
 from .model import ModelConfig, Segmenter
@@ -304,7 +304,7 @@ def pick_classes(
     other.load_state_dict(weights)
     return other
 
-# %% ../nbs/06_checkpoints.ipynb #8ea97bae
+# %% ../nbs/06_checkpoints.ipynb #d4891762
 _CARD = """# {name}
 
 {classes} classes, image size {size}, {count:,} numbers. Pixels are normalised with mean {mean} and deviation {std} (0 to 1, RGB).
@@ -318,7 +318,7 @@ Classes: {names}.
 """
 
 def _card(model):
-    c, colours = model.config, NORMALIZATIONS[model.config.normalization]
+    c, colours = model.config, find_normalization(model.config.normalization)
     return _CARD.format(name=c.variant or f'Segmenter on {c.backbone}', classes=c.n_classes, size=c.image_size, names=', '.join(c.classes),
                         count=sum(p.numel() for p in model.parameters()), mean=colours.mean, std=colours.std)
 

@@ -15,14 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-# %% ../nbs/12_doctor.ipynb #730d36c9
+# %% ../nbs/12_doctor.ipynb #3ec33fea
 import numpy as np
 from fastcore.basics import patch
 from .classes import ClassList, overlay
-from .datasets import SETTINGS, Dataset, _image_size, _read_labels, _training_ids, load_dataset, read_image
+from .datasets import SETTINGS, load_dataset
+from .folders import folder_splits
 from .guards import UnknownName, atomic_write, writable_folder
+from .pairs import Dataset, _image_size, read_image
 
-# %% ../nbs/12_doctor.ipynb #59dbd58a
+# %% ../nbs/12_doctor.ipynb #0a446727
 KINDS = { # Kind: would it break a training, and what mends it
     'layout': (True, 'put the files where the message says'),
     'missing_label': (True, 'add the label map under that name, or take the image out'),
@@ -31,7 +33,8 @@ KINDS = { # Kind: would it break a training, and what mends it
     'truncated_image': (True, 'get the file again: a training stops at it, or learns from a picture that is partly grey'),
     'unreadable_label': (True, 'get the file again, or take the pair out'),
     'size': (True, 'image and label map must have the same pixels: find the right partner, or make the label map again'),
-    'rgb_mask': (True, 'this is an RGB mask: store one id a pixel, looking each colour up in the palette'),
+    'rgb_mask': (True, 'this is an RGB mask: give the classes their colours (colours: in dataset.yaml), or store one id a pixel'),
+    'unknown_colours': (True, 'give the colour to a class, or list it under ignore; many nearly equal colours are the trace of a JPEG'),
     'not_ids': (True, 'store one integer id a pixel'),
     'unknown_ids': (True, 'add the missing names to the class list, or map these ids to void'),
     'label_ids': (True, 'these look like Cityscapes labelIds: use *_labelTrainIds.png (cityscapesscripts writes them)'),
@@ -73,14 +76,14 @@ def _why_broken(data):
     except Exception as e: return str(e) or type(e).__name__ # a damaged file can raise anything
     return ''
 
-# %% ../nbs/12_doctor.ipynb #a5a90594
-def _image_facts(path):
+# %% ../nbs/12_doctor.ipynb #da794ef1
+def _image_facts(path, in_chans=3):
     "Height and width, a digest of the bytes, and (kind, detail) of what is wrong."
     try: data = Path(path).read_bytes()
     except OSError as e: return None, None, ('unreadable_image', e.strerror)
     digest = hashlib.sha256(data).hexdigest()
     if why := _why_broken(data): return None, digest, ('truncated_image' if data else 'unreadable_image', why)
-    try: return tuple(_image_size(path)), digest, None
+    try: return tuple(_image_size(path, in_chans)), digest, None
     except Exception: return None, digest, ('unreadable_image', f'{len(data)} bytes that are no picture')
 
 # %% ../nbs/12_doctor.ipynb #2a07218d
@@ -104,11 +107,15 @@ def _colours(ids, palette):
     listed = np.isin(found, known).sum()
     return f'{len(found)} colours, {listed} of them of the palette'
 
-# %% ../nbs/12_doctor.ipynb #8ae70d92
-def _label_facts(path, palette):
+# %% ../nbs/12_doctor.ipynb #d3a24faf
+def _label_facts(data, i):
     "The ids as stored, or None and (kind, detail) of what is wrong."
-    try: ids = _read_labels(path)
+    path, palette = data.labels[i], data.classes.palette
+    try: ids = data.stored_ids(i)
     except FileNotFoundError: return None, ('missing_label', _instead(path))
+    except ValueError as e:
+        if 'colours that no class has' in str(e): return None, ('unknown_colours', str(e).split(': ', 1)[1].split(';')[0])
+        return None, ('unreadable_label', _why_broken(Path(path).read_bytes()) or 'no picture that can be decoded')
     except Exception: return None, ('unreadable_label', _why_broken(Path(path).read_bytes()) or 'no picture that can be decoded')
     if ids.ndim == 3: return None, ('rgb_mask', _colours(ids, palette))
     if ids.dtype.kind not in 'iu': return None, ('not_ids', f'the pixels are {ids.dtype}')
@@ -137,36 +144,37 @@ def _wrong_size(ids, size):
     turned = '; the sides are exchanged: was the image turned by its EXIF note?' if ids.shape == size[::-1] else ''
     return f'a label map of {ids.shape[1]}×{ids.shape[0]} pixels for an image of {size[1]}×{size[0]}{turned}'
 
-# %% ../nbs/12_doctor.ipynb #2ee3fab0
+# %% ../nbs/12_doctor.ipynb #0323aa4f
 def _examine(data, i):
     "Look at pair i of a `Dataset`."
     pair, void, K = _Pair(), data.classes.ignore_index, len(data.classes)
     def blame(kind, detail, file): pair.problems.append(Problem(kind, str(file), detail, data.split, i))
-    pair.size, pair.digest, wrong = _image_facts(data.images[i])
+    pair.size, pair.digest, wrong = _image_facts(data.images[i], data.in_chans)
     if wrong: blame(*wrong, data.images[i])
     if data.labels is None: return pair
-    ids, wrong = _label_facts(data.labels[i], data.classes.palette)
+    ids, wrong = _label_facts(data, i)
     if wrong: blame(*wrong, data.labels[i])
     if ids is None: return pair
     if pair.size and ids.shape != pair.size: blame('size', _wrong_size(ids, pair.size), data.labels[i])
     pair.stored = _histogram(ids)
-    trained = _training_ids(np.array([list(pair.stored)]), void, data.reduce_zero_label, data.void_label)[0].tolist()
+    trained = data.training_ids(np.array([list(pair.stored)]))[0].tolist()
     for value, count in zip(trained, pair.stored.values()): pair.trained[value] = pair.trained.get(value, 0) + count
     strange = [f'{v} ({n} pixels)' for (v, n), t in zip(pair.stored.items(), trained) if t != void and not 0 <= t < K]
     if strange: blame('unknown_ids', ', '.join(strange[:8]) + (f' and {len(strange) - 8} more' if len(strange) > 8 else ''), data.labels[i])
     elif set(pair.trained) == {void}: blame('all_void', f'all {ids.size} pixels are void', data.labels[i])
     return pair
 
-# %% ../nbs/12_doctor.ipynb #ae74f624
+# %% ../nbs/12_doctor.ipynb #34f277f0
 def _encoding(data, stored):
     "The kind of a split whose ids, taken together, look like another encoding, and why; or None."
     K, void, ids = len(data.classes), data.classes.ignore_index, sorted(stored)
-    known = _training_ids(np.array([ids]), void, data.reduce_zero_label, data.void_label)[0].tolist() if ids else []
+    if data.table is not None or data.coloured: return None # it was told
+    known = data.training_ids(np.array([ids]))[0].tolist() if ids else []
     strange = [v for v, t in zip(ids, known) if t != void and not 0 <= t < K]
     span, step = f'ids {ids[0]}–{ids[-1]} occur' if ids else '', math.gcd(*ids) if ids else 0
     if K == 19 and len(strange) > 1 and strange[-1] <= 33: return 'label_ids', f'{span}, {len(strange)} of them above 18', ''
     if step > 1 and ids[-1]//step < K and (strange and len(ids) > 2 or ids == [0, 255] == [0, void]): return (
-        'stretched_ids', f'all ids are multiples of {step}: {", ".join(map(str, ids[:6]))}', f'divide the ids by {step}')
+        'stretched_ids', f'all ids are multiples of {step}: {", ".join(map(str, ids[:6]))}', f'divide the ids by {step}' + (', or say binary: true in dataset.yaml' if ids == [0, 255] else ''))
     if strange != [K] or data.reduce_zero_label: return None
     if 0 not in stored: return 'ids_from_one', f'{span}, 0 does not, and the list has {K} names', ''
     return 'one_past_end', f'id {K} occurs ({stored[K]} pixels), and the list of {K} names ends at {K - 1}', ''
@@ -192,7 +200,7 @@ def _count(data, pairs):
     sizes = Counter(f'{p.size[1]}×{p.size[0]}' for p in pairs if p.size)
     return Counts(len(pairs), len(data), [pixels[k] for k in classes], [shown_in[k] for k in classes], pixels[data.classes.ignore_index], dict(sizes))
 
-# %% ../nbs/12_doctor.ipynb #befe08c4
+# %% ../nbs/12_doctor.ipynb #9e7ef3e9
 def _split_problems(data, pairs, counts):
     "What is wrong with a split as a whole."
     stored, some = Counter(), f' in the {counts.images} images looked at' if counts.images < counts.listed else ''
@@ -204,11 +212,12 @@ def _split_problems(data, pairs, counts):
     for label in _orphans(data): yield Problem('label_without_image', str(label), 'no image of that name', data.split)
 
 def _orphans(data):
-    "Label maps that no image asks for."
+    "Label maps that no image asks for, of this split or another."
     if data.labels is None or data.name == 'pascal_context': return []
-    ending = '_gtFine_labelTrainIds.png' if data.name == 'cityscapes' else '.png'
-    asked = set(map(Path, data.labels))
-    return sorted(f for place in {f.parent for f in asked} for f in place.glob(f'[!.]*{ending}') if f not in asked)
+    stem = lambda f: f.name.split('_leftImg8bit')[0].split('_gtFine')[0].rsplit('.', 1)[0]
+    ending, asked = str(data.labels[0]).split('_gtFine')[-1] if data.name == 'cityscapes' else '.png', {*map(Path, [*data.labels, *data.images])}
+    images = {stem(f) for place in {Path(f).parent for f in data.images} for f in place.glob('[!.]*')} - {stem(f) for f in asked} # of other splits
+    return sorted(f for place in {f.parent for f in map(Path, data.labels)} for f in place.glob(f'[!.]*{ending}') if f not in asked and stem(f) not in images)
 
 # %% ../nbs/12_doctor.ipynb #e0d888e4
 def _twins(parts):
@@ -227,7 +236,12 @@ def _untrained(counts, names):
     lost = [name for name, a, b in zip(names, counts['train'].pixels, counts['val'].pixels) if b and not a]
     if lost and any(counts['train'].pixels): yield Problem('only_in_val', '', ', '.join(lost), 'val')
 
-# %% ../nbs/12_doctor.ipynb #aa8f98b1
+# %% ../nbs/12_doctor.ipynb #cbdb1332
+def _splits_of(folder):
+    "Splits a folder has, as far as they can be told."
+    try: return folder_splits(folder)
+    except (OSError, ValueError, UnknownName): return []
+
 def _parts(dataset, splits, data_root):
     "The splits of a data set, listed leniently, and problems for those that cannot be listed."
     if isinstance(dataset, Dataset): return [dataset], []
@@ -235,8 +249,7 @@ def _parts(dataset, splits, data_root):
     name, found, problems = str(dataset), [], []
     root = (data_root or os.environ.get('DATASET')) if name in SETTINGS else name
     here = root and Path(root).expanduser().is_dir()
-    images = Path(name)/'images' if name not in SETTINGS else None
-    others = sorted(f.name for f in images.iterdir() if f.is_dir()) if images and images.is_dir() else []
+    others = [] if name in SETTINGS else _splits_of(name)
     for split in splits or dict.fromkeys(['train', 'val', *others]):
         try: found.append(load_dataset(dataset, split, data_root, strict=False))
         except (FileNotFoundError, ValueError, UnknownName) as e:
@@ -343,6 +356,16 @@ def report(self:Audit,
     lines = [f'{self.name}: {verdict}', '', *(_tables(self) if self.counts else []), *_findings(self, most)]
     return '\n'.join(lines)
 
+# %% ../nbs/12_doctor.ipynb #1de18f9d
+@patch
+def finding(self:Audit)->str: # '' when nothing would break a training
+    "The gravest problem in one line."
+    fatal = [p for p in self.problems if p.fatal]
+    if not fatal: return ''
+    p = next((p for p in fatal if p.file), fatal[0])
+    more = f' (and {len(fatal) - 1} more)' if len(fatal) > 1 else ''
+    return f"{p.file or f'{self.name}, {p.split}'}: {p.kind.replace('_', ' ')}: {p.detail}; {fatal[0].fix}{more}"
+
 # %% ../nbs/12_doctor.ipynb #d29f7979
 @patch
 def show(self:Audit,
@@ -364,7 +387,7 @@ def show(self:Audit,
     for handle in legend.legend_handles: handle.set_facecolor('.8')
     return ax
 
-# %% ../nbs/12_doctor.ipynb #f23754d1
+# %% ../nbs/12_doctor.ipynb #74172521
 def _or_none(path):
     "A picture, if it can be read."
     try: return read_image(path)
@@ -375,9 +398,9 @@ def _picture(a, p):
     data = a.parts[p.split]
     image = _or_none(data.images[p.index])
     if image is None: image = np.full((90, 120, 3), 200, np.uint8)
-    ids, _ = _label_facts(data.labels[p.index], data.classes.palette) if data.labels else (None, None)
+    ids, _ = _label_facts(data, p.index) if data.labels else (None, None)
     if ids is None: return image, _or_none(data.labels[p.index]) if data.labels else None
-    trained = _training_ids(ids, data.classes.ignore_index, data.reduce_zero_label, data.void_label)
+    trained = data.training_ids(ids)
     strange = (trained != data.classes.ignore_index) & ((trained < 0) | (trained >= len(data.classes)))
     known = np.where(strange, data.classes.ignore_index, trained)
     below = image if image.shape[:2] == ids.shape else np.full((*ids.shape, 3), 200, np.uint8)

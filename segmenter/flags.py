@@ -28,20 +28,22 @@ def _parameters(verb):
             positional = p.default is Parameter.empty and p.kind is not Parameter.KEYWORD_ONLY
             yield name, (about[name].docment or '').replace('%', '%%'), p.default, kind, positional
 
-# %% ../nbs/65_flags.ipynb #7a57323a
+# %% ../nbs/65_flags.ipynb #851952c2
 _SHORT = dict(input_dir='-i', output_dir='-o', learning_rate='-lr', profile='-f', parameter='-p', frac_dataset='-frac-dataset',
     batch_size='-bs', num_workers='-nw', size='-s', epoch='-ep', gpu='-gpu', plot='-plot')
 _OPPOSITE = dict(gpu='--cpu', multiscale='--singlescale', enc='--dec', cls='--patch')
 
+def _flag(name): return '--' + name.rstrip('_').replace('_', '-')
+
 def _add_switch(parser, name, about, default):
     "A bool: its spellings, and those of its opposite."
-    flag, pair = '--' + name.replace('_', '-'), parser.add_mutually_exclusive_group()
+    flag, pair = _flag(name), parser.add_mutually_exclusive_group()
     usual = lambda value: ' (the default)' if default is value else ''
     pair.add_argument(*filter(None, [_SHORT.get(name), flag]), dest=name, action='store_true', default=default, help=about + usual(True))
     pair.add_argument(*filter(None, [_OPPOSITE.get(name), flag.replace('--', '--no-', 1)]), dest=name, action='store_false', default=default,
                       help=f'opposite of {flag}' + usual(False))
 
-# %% ../nbs/65_flags.ipynb #1a2a7592
+# %% ../nbs/65_flags.ipynb #3437acd4
 _METAVAR = {int: 'N', float: 'X'}
 
 def _kind(kind):
@@ -56,8 +58,8 @@ def _add_flag(parser, name, about, default, kind):
     if kind is bool: return _add_switch(parser, name, about, default)
     shown = '' if default in (Parameter.empty, None, (), '') else f' (default: {default})'
     how = _kind(kind)
-    if 'choices' not in how: how.setdefault('metavar', _METAVAR.get(kind, name.split('_')[-1].upper()))
-    parser.add_argument(*filter(None, [_SHORT.get(name), '--' + name.replace('_', '-')]), dest=name, help=about + shown,
+    if 'choices' not in how: how.setdefault('metavar', _METAVAR.get(kind, name.rstrip('_').split('_')[-1].upper()))
+    parser.add_argument(*filter(None, [_SHORT.get(name), _flag(name)]), dest=name, help=about + shown,
                         required=default is Parameter.empty, default=None if default in (Parameter.empty, ()) else default, **how)
 
 # %% ../nbs/65_flags.ipynb #01f9974e

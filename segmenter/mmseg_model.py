@@ -7,11 +7,11 @@
 # %% auto #0
 __all__ = ['mmseg_names', 'to_mmseg', 'from_mmseg', 'mmseg_config', 'config_of_mmseg']
 
-# %% ../nbs/05b_mmseg_model.ipynb #02d214f3
+# %% ../nbs/05b_mmseg_model.ipynb #63c71a68
 import ast
 import torch
 from torch import Tensor
-from .encoder import BACKBONES, NORMALIZATIONS
+from .encoder import BACKBONES, NORMALIZATIONS, find_normalization
 from .model import ModelConfig
 
 # %% ../nbs/05b_mmseg_model.ipynb #b957a136
@@ -84,12 +84,12 @@ def _mmseg_head(c):
     return dict(type='SegmenterMaskTransformerHead', num_layers=c.decoder_depth, num_heads=c.n_heads, embed_dims=c.embed_dim,
                 drop_path_rate=c.decoder_drop_path_rate, drop_rate=c.decoder_dropout, attn_drop_rate=c.decoder_dropout, **head)
 
-# %% ../nbs/05b_mmseg_model.ipynb #772df674
+# %% ../nbs/05b_mmseg_model.ipynb #dea76e3d
 def mmseg_config(
     config:ModelConfig, # Of a `Segmenter`
 )->dict: # `model` of an mmsegmentation configuration, plain values
     "The dictionary from which mmsegmentation builds the same model."
-    c, colours = config, NORMALIZATIONS[config.normalization]
+    c, colours = config, find_normalization(config.normalization)
     if c.position_interpolation not in ('bilinear', 'bicubic'): raise ValueError(
         f'mmsegmentation cannot resample positions by {c.position_interpolation!r}; only bilinear and bicubic can be carried over')
     side, stride = (c.window_size,)*2, (c.window_stride,)*2

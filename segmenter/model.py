@@ -7,13 +7,13 @@
 # %% auto #0
 __all__ = ['DECODERS', 'VARIANTS', 'Variant', 'ModelConfig', 'Segmenter', 'create_model', 'count_parameters']
 
-# %% ../nbs/05_model.ipynb #2426e239
+# %% ../nbs/05_model.ipynb #294192a3
 from dataclasses import dataclass
 from typing import NamedTuple
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
-from .encoder import BACKBONES, NORMALIZATIONS, POSITION_RULES, create_encoder, encode, find_backbone, load_pretrained
+from .encoder import BACKBONES, POSITION_RULES, create_encoder, encode, find_backbone, find_normalization, load_pretrained
 from .guards import lookup
 from .linear_decoder import LinearDecoder
 from .mask_transformer import MaskTransformer
@@ -38,7 +38,7 @@ def _variants():
 
 VARIANTS = _variants()
 
-# %% ../nbs/05_model.ipynb #aac05d86
+# %% ../nbs/05_model.ipynb #984e155a
 @dataclass
 class ModelConfig:
     "All that is needed to build a model again and to use it as it was meant; plain values only."
@@ -58,7 +58,7 @@ class ModelConfig:
     drop_path_rate:float=.1 # Stochastic depth of the encoder, 0 to 1
     dropout:float=0. # Of the encoder, 0 to 1
     n_classes:int=150 # K
-    normalization:str='' # Name in `NORMALIZATIONS`; '' for the backbone's
+    normalization:str|dict='' # Name in `NORMALIZATIONS`, or constants for `find_normalization`; '' for the backbone's
     position_rule:str='grid' # Name in `POSITION_RULES`; 'count' for the authors' checkpoints
     position_interpolation:str='' # Name in `INTERPOLATIONS`; '' for 'bilinear' in `BACKBONES` and timm's way elsewhere
     norm_eps:float|None=None # Epsilon of the encoder's LayerNorms; None for 1e-5 in `BACKBONES` and timm's own elsewhere
@@ -86,7 +86,7 @@ def _name(self:ModelConfig):
     self.decoder = self.decoder or 'mask_transformer'
     lookup('decoder', self.decoder, DECODERS)
 
-# %% ../nbs/05_model.ipynb #8a3db3bf
+# %% ../nbs/05_model.ipynb #9066405b
 @patch
 def _build(self:ModelConfig):
     "The numbers of the encoder, and whether they can be built."
@@ -96,7 +96,7 @@ def _build(self:ModelConfig):
     if self.distilled not in (None, row.distilled): raise ValueError(
         f'{self.backbone} is {"" if row.distilled else "not "}distilled; leave `distilled` out')
     self.distilled = row.distilled
-    lookup('normalization', self.normalization, NORMALIZATIONS)
+    find_normalization(self.normalization)
     lookup('position rule', self.position_rule, POSITION_RULES)
     self.position_interpolation = self.position_interpolation or ('bilinear' if paper else 'bicubic_antialias')
     lookup('interpolation', self.position_interpolation, INTERPOLATIONS)

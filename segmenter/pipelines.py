@@ -8,23 +8,28 @@
 __all__ = ['normalize', 'denormalize', 'eval_resize', 'train_pipeline', 'val_pipeline', 'SegmentationDataset', 'EpochSampler',
            'SegmentationLoader', 'dataloaders']
 
-# %% ../nbs/14_pipelines.ipynb #d1334491
-import contextlib, random, warnings
-from collections.abc import Callable
+# %% ../nbs/14_pipelines.ipynb #cbeb689d
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import NamedTuple
 
-# %% ../nbs/14_pipelines.ipynb #ec43d6cd
+# %% ../nbs/14_pipelines.ipynb #6bf8b131
 import numpy as np, torch
 from fastcore.basics import patch
 from torch.utils.data import DataLoader, Sampler
+from .augmentation import _borrowed, _seed, faster, split_finish
 from .classes import import_mmseg, legend_handles, overlay
 from .datasets import Dataset
-from .encoder import NORMALIZATIONS
+from .encoder import NORMALIZATIONS, find_normalization
 from .guards import lookup
+from .reading import read_pair
 
-# %% ../nbs/14_pipelines.ipynb #fb067e6e
+# %% ../nbs/14_pipelines.ipynb #88a08492
 def _constants(normalization):
     "Mean and deviation of each colour on the 0–255 scale."
-    n = lookup('normalization', normalization, NORMALIZATIONS)
+    n = find_normalization(normalization)
     return n.mean_255, n.std_255
 
 def normalize(
@@ -33,17 +38,19 @@ def normalize(
 )->torch.Tensor: # `[3, H, W]` float32
     "The model's input from an image, with the constants of training (authors' code: rounded to 2 decimals)."
     mean, std = _constants(normalization)
-    x = (image.astype(np.float32) - np.float32(mean))*np.float32(1/np.float64(std))
+    x = (image.astype(np.float32) - np.float32(mean))/np.float32(std)
     return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))
 
-# %% ../nbs/14_pipelines.ipynb #5d0616ee
+# %% ../nbs/14_pipelines.ipynb #e8c1f40f
 def denormalize(
     x:torch.Tensor, # `[3, H, W]` float
     normalization:str='vit', # 'vit' or 'deit'
 )->np.ndarray: # `[H, W, 3]` RGB uint8
     "The picture in a model's input."
     mean, std = _constants(normalization)
-    picture = x.detach().float().cpu().numpy().transpose(1, 2, 0)*np.float32(std) + np.float32(mean)
+    picture = x.detach().float().cpu().numpy().transpose(1, 2, 0)
+    if len(mean) == 3: picture = picture*np.float32(std) + np.float32(mean)
+    else: picture = picture[..., [0, 1, 2] if len(mean) > 3 else [0, 0, 0]]*42.5 + 127.5 # other bands: three deviations either side of grey
     return np.clip(picture + .5, 0, 255).astype(np.uint8)
 
 # %% ../nbs/14_pipelines.ipynb #a2fcc1e2
@@ -58,7 +65,26 @@ def eval_resize(
     f = min(int(max_ratio*im_size*ratio)/max(height, width), int(im_size*ratio)/min(height, width))
     return int(height*f + .5), int(width*f + .5)
 
-# %% ../nbs/14_pipelines.ipynb #b5c60643
+# %% ../nbs/14_pipelines.ipynb #a4b5c64f
+class _Bands:
+    "mmcv's `Normalize(…, to_rgb=True)` and `Pad` for any number of bands."
+    def __init__(self, mean, std, size=None, void=255): self.mean, self.std, self.size, self.void = np.float32(mean), np.float32(std), size, void
+
+    def __call__(self, item):
+        img = (np.atleast_3d(item['img'])[..., ::-1].astype(np.float32) - self.mean)/self.std
+        if self.size is None: return item | dict(img=img)
+        grow = [(0, max(0, self.size - n)) for n in img.shape[:2]]
+        return item | dict(img=np.pad(img, [*grow, (0, 0)]), gt_seg_map=np.pad(item['gt_seg_map'], grow, constant_values=self.void))
+
+def _end(normalization, crop_size=None, void=255):
+    "Normalisation, and padding to a crop; whether the images have three bands."
+    from mmcv.transforms import Normalize, Pad
+    mean, std = _constants(normalization)
+    if len(mean) != 3: return [_Bands(mean, std, crop_size, void)], False
+    pad = [Pad(size=(crop_size, crop_size), pad_val=dict(img=0, seg=void))] if crop_size else []
+    return [Normalize(mean, std, to_rgb=True), *pad], True
+
+# %% ../nbs/14_pipelines.ipynb #bd30b6c8
 def train_pipeline(
     im_size:int, # Short side before random scaling, pixels
     crop_size:int, # Side of the crop, pixels
@@ -69,30 +95,16 @@ def train_pipeline(
     ignore_index:int=255, # Void, and what padding is labelled
 )->list[Callable]: # mmseg transforms of a dict with 'img' (BGR) and 'gt_seg_map', to apply in order
     "The authors' augmentation (§4.2), on mmsegmentation's transforms."
-    t, constants = import_mmseg('datasets.transforms'), _constants(normalization)
-    from mmcv.transforms import Normalize, Pad, RandomResize, Resize
+    t, (end, rgb) = import_mmseg('datasets.transforms'), _end(normalization, crop_size, ignore_index)
+    from mmcv.transforms import RandomResize, Resize
     return [
         RandomResize((int(max_ratio*im_size), im_size), tuple(scale_range), resize_type=Resize, keep_ratio=True),
         t.RandomCrop((crop_size, crop_size), cat_max_ratio=.75, ignore_index=ignore_index),
         t.RandomFlip(prob=.5),
-        *[t.PhotoMetricDistortion()]*photometric,
-        Normalize(*constants, to_rgb=True),
-        Pad(size=(crop_size, crop_size), pad_val=dict(img=0, seg=ignore_index))]
+        *[t.PhotoMetricDistortion()]*(photometric and rgb),
+        *end]
 
-# %% ../nbs/14_pipelines.ipynb #54b4f2d0
-@contextlib.contextmanager
-def _randomness(*key):
-    "Python's and numpy's random numbers as a function of `key`; the caller's are put back."
-    state, np_state = random.getstate(), np.random.get_state()
-    words = np.random.SeedSequence(key).generate_state(8)
-    random.seed(words.tobytes())
-    np.random.seed(words)
-    try: yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(np_state)
-
-# %% ../nbs/14_pipelines.ipynb #86f22f6c
+# %% ../nbs/14_pipelines.ipynb #e2127b44
 def val_pipeline(
     im_size:int, # Short side, pixels
     max_ratio:int=4, # Long side / short side of the scale
@@ -100,10 +112,17 @@ def val_pipeline(
 )->list[Callable]: # mmseg transforms, to apply in order
     "Evaluation's resize and normalisation (authors' code)."
     import_mmseg()
-    from mmcv.transforms import Normalize, Resize
-    return [Resize((int(max_ratio*im_size), im_size), keep_ratio=True), Normalize(*_constants(normalization), to_rgb=True)]
+    from mmcv.transforms import Resize
+    return [Resize((int(max_ratio*im_size), im_size), keep_ratio=True), *_end(normalization)[0]]
 
-# %% ../nbs/14_pipelines.ipynb #0e85a4bb
+# %% ../nbs/14_pipelines.ipynb #0ecd6ba8
+class _Draw(NamedTuple):
+    "What a sample's randomness depends on, besides the seed."
+    epoch:int
+    index:int # Of the image
+    again:int=0 # How often the epoch has drawn it before
+
+# %% ../nbs/14_pipelines.ipynb #d13c27ee
 class SegmentationDataset(torch.utils.data.Dataset):
     "The pairs of a `Dataset`, sent through a pipeline; what is random depends on (seed, epoch, index) alone."
     def __init__(self,
@@ -115,49 +134,108 @@ class SegmentationDataset(torch.utils.data.Dataset):
     ):
         self.dataset, self.pipeline, self.seed, self.keep_labels, self.epoch = dataset, pipeline, seed, keep_labels, 0
         self.memory, self.kept = memory, {}
+        self.transforms, self.finish = split_finish(faster(pipeline))
+        self.foreign = any(type(t).__module__.split('.')[0] not in ('mmcv', 'mmseg', __name__.split('.')[0]) for t in self.transforms)
 
     def __len__(self): return len(self.dataset)
 
-    def _read(self, i):
-        "Image and label map of a sample, from memory when they were kept."
-        if i in self.kept: return self.kept[i]
-        pair = self.dataset.image(i), self.dataset.label_map(i)
-        if (size := sum(array.nbytes for array in pair)) <= self.memory:
-            self.memory -= size
-            self.kept[i] = pair
-            for array in pair: array.flags.writeable = False
-        return pair
+    def _item(self, draw):
+        "A sample after the transforms, still in bytes."
+        image, label_map = self._read(draw.index)
+        if self.foreign: image, label_map = image.copy(), label_map.copy() # ours never write into what they are given
+        item = dict(img=image, img_shape=image.shape[:2])
+        if not self.keep_labels: item.update(gt_seg_map=label_map, seg_fields=['gt_seg_map'])
+        _seed((self.seed, draw.epoch, draw.index) + (draw.again,)*bool(draw.again))
+        for transform in self.transforms: item = transform(item)
+        return dict(gt_seg_map=label_map) | item
+
+    def _items(self, draws):
+        "Samples after the transforms; nobody else's random numbers move."
+        with _borrowed(): return [self._item(draw) for draw in draws]
 
     def __getitem__(self, i):
-        image, label_map = self._read(i)
-        item = dict(img=np.ascontiguousarray(image[..., ::-1]), img_shape=image.shape[:2])
-        if not self.keep_labels: item.update(gt_seg_map=label_map, seg_fields=['gt_seg_map'])
-        with _randomness(self.seed, self.epoch, i):
-            for transform in self.pipeline: item = transform(item)
-        x = np.ascontiguousarray(item['img'].transpose(2, 0, 1), np.float32)
-        return torch.from_numpy(x), torch.from_numpy(item.get('gt_seg_map', label_map).astype(np.int64))
+        x, y = self._finished(self._collect(self._items([_Draw(self.epoch, i)])))
+        return x[0], y[0]
 
-# %% ../nbs/14_pipelines.ipynb #343d720b
+    def __getitems__(self, draws): return self._items(draws) if isinstance(draws[0], _Draw) else [self[i] for i in draws]
+
+# %% ../nbs/14_pipelines.ipynb #0e3325d1
+@patch
+def _read(self:SegmentationDataset, i):
+    "Image and label map of a sample, from memory when they were kept."
+    if i in self.kept: return self.kept[i]
+    pair = read_pair(self.dataset, i)
+    size = sum(array.nbytes for array in pair)
+    if size <= self.memory and torch.utils.data.get_worker_info() is None:
+        self.memory -= size
+        self.kept[i] = pair
+        for array in pair: array.flags.writeable = False
+    return pair
+
+@patch
+def _keep_all(self:SegmentationDataset):
+    "Read all pictures now, if there is room for them."
+    left = len(self) - len(self.kept)
+    if left and left*sum(array.nbytes for array in self._read(0)) <= self.memory:
+        for i in range(len(self)): self._read(i)
+
+# %% ../nbs/14_pipelines.ipynb #cfd57eca
+@patch
+def _collect(self:SegmentationDataset, items):
+    "Lay samples side by side, in bytes when the pipeline ends as we know it."
+    if self.finish: return self.finish.collect(items)
+    x, y = np.stack([np.atleast_3d(d['img']).transpose(2, 0, 1) for d in items]), np.stack([d['gt_seg_map'] for d in items])
+    return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y), None
+
+@patch
+def _finished(self:SegmentationDataset, batch, device='cpu'):
+    "The batch as the model and the loss take it."
+    x, y, sizes = batch
+    x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+    return x if sizes is None else self.finish(x, sizes), y.long()
+
+# %% ../nbs/14_pipelines.ipynb #a17a7a7d
 class EpochSampler(Sampler):
-    "Every index once, in an order drawn from (seed, epoch)."
+    "The order of an epoch, drawn from (seed, epoch): every index once, or with weights."
     def __init__(self,
         n:int, # Number of samples
         seed:int=0, # With the epoch, all that the order depends on
         shuffle:bool=True, # False for 0, 1, 2, …
-    ): self.n, self.seed, self.shuffle, self.epoch = n, seed, shuffle, 0
+        weights:Sequence[float]|None=None, # Share of draws of each sample, `[n]`, not negative; None draws each once
+    ):
+        self.n, self.seed, self.shuffle, self.epoch, self.start = n, seed, shuffle, 0, 0
+        self.weights = None if weights is None else np.asarray(weights, np.float64)
+        if weights is not None and (self.weights.shape != (n,) or not 0 < self.weights.sum() < np.inf or self.weights.min() < 0):
+            raise ValueError(f'weights must be {n} numbers, none negative and not all zero, not {np.shape(weights)} of sum {self.weights.sum():g}')
 
     def __len__(self): return self.n
 
-    def __iter__(self):
-        if not self.shuffle: return iter(range(self.n))
-        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.n).tolist())
+    def order(self):
+        "All indices of the epoch."
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.weights is not None: return rng.choice(self.n, self.n, p=self.weights/self.weights.sum()).tolist()
+        return rng.permutation(self.n).tolist() if self.shuffle else list(range(self.n))
 
-# %% ../nbs/14_pipelines.ipynb #e44e01b9
+    def __iter__(self): return iter(self.order()[self.start:])
+
+# %% ../nbs/14_pipelines.ipynb #bb6c56a0
+class _Draws(Sampler):
+    "An `EpochSampler`'s indices, with all their randomness depends on."
+    def __init__(self, order): self.order = order
+    def __len__(self): return len(self.order)
+
+    def __iter__(self):
+        seen, order = Counter(), self.order
+        for place, i in enumerate(order.order()):
+            if place >= order.start: yield _Draw(order.epoch, i, seen[i])
+            seen[i] += 1
+
 def _quiet_worker(_):
     "One thread a worker: as many processes work as the user asked for, not more."
     import cv2
     cv2.setNumThreads(0)
 
+# %% ../nbs/14_pipelines.ipynb #a75c4bed
 class SegmentationLoader(DataLoader):
     "Batches that depend on (seed, epoch) and on nothing else: not on the number of workers, not on earlier draws."
     def __init__(self,
@@ -166,18 +244,33 @@ class SegmentationLoader(DataLoader):
         shuffle:bool=True, # Draw the order, or keep it
         num_workers:int=0, # Processes that prepare batches; 0 prepares them here
         normalization:str='vit', # To turn inputs into pictures again
+        weights:Sequence[float]|None=None, # Share of draws of each sample; None draws each once
     ):
         self.normalization, self.device = normalization, torch.device('cpu')
-        super().__init__(samples, batch_size, sampler=EpochSampler(len(samples), samples.seed, shuffle), num_workers=num_workers,
-            generator=torch.Generator(), worker_init_fn=_quiet_worker, pin_memory=torch.cuda.is_available())
+        self.order = EpochSampler(len(samples), samples.seed, shuffle, weights)
+        super().__init__(samples, batch_size, sampler=_Draws(self.order), num_workers=num_workers, collate_fn=samples._collect,
+            generator=torch.Generator(), worker_init_fn=_quiet_worker, persistent_workers=num_workers > 0, pin_memory=torch.cuda.is_available())
 
-    def set_epoch(self, epoch:int):
-        "Choose the order and the augmentation of an epoch."
-        self.sampler.epoch = self.dataset.epoch = epoch
+    def set_epoch(self,
+        epoch:int, # Number of the epoch
+        cursor:int=0, # Batches of it that are done already
+    ):
+        "Choose the order and the augmentation of an epoch, and the batch to begin with."
+        if not 0 <= cursor <= len(self): raise ValueError(f'cursor {cursor} is none of the {len(self)} batches of an epoch')
+        self.order.epoch = self.dataset.epoch = epoch
+        self.order.start = cursor*self.batch_size
 
-    def one_batch(self): return next(iter(self))
+    def __iter__(self):
+        if self.num_workers: self.dataset._keep_all()
+        for batch in super().__iter__(): yield self.dataset._finished(batch, self.device)
 
-    def to(self, device): # fastai tells its loaders where batches go; the Learner moves them
+    def batch_of(self, draws):
+        "The batch of (epoch, index) pairs, made here."
+        return self.dataset._finished(self.dataset._collect(self.dataset._items([_Draw(*draw) for draw in draws])), self.device)
+
+    def one_batch(self): return self.batch_of(islice(self.sampler, self.batch_size))
+
+    def to(self, device): # fastai tells its loaders where batches go
         self.device = torch.device(device)
         return self
 
@@ -205,7 +298,7 @@ def show_batch(self:SegmentationLoader,
     fig.legend(handles=legend_handles(classes, np.unique(y[:n])), loc='outside right center', frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/14_pipelines.ipynb #dfc15648
+# %% ../nbs/14_pipelines.ipynb #3f053cb0
 def _data_loaders():
     "fastai's `DataLoaders`, imported without its warnings."
     with warnings.catch_warnings():
@@ -226,6 +319,7 @@ def dataloaders(
     num_workers:int=0, # Processes that prepare batches
     scale_range:tuple[float, float]=(.5, 2.), # Random scale of training, uniform
     photometric:bool=True, # Random brightness, contrast, saturation and hue of training
+    weights:Sequence[float]|None=None, # Share of draws of each training image; None draws each once an epoch
     device=None, # Where the batches are used; None for the GPU, if there is one
 ): # fastai `DataLoaders`
     "Loaders for a fastai `Learner`: augmented crops to train on, whole images one by one to validate on."
@@ -234,6 +328,6 @@ def dataloaders(
     crops = train_pipeline(im_size, crop_size or s.crop_size, max_ratio, normalization, scale_range, photometric, train.classes.ignore_index)
     whole = SegmentationDataset(val, val_pipeline(im_size, max_ratio, normalization), seed, keep_labels=True)
     return _data_loaders()(
-        SegmentationLoader(SegmentationDataset(train, crops, seed), batch_size or s.batch_size, **common),
+        SegmentationLoader(SegmentationDataset(train, crops, seed), batch_size or s.batch_size, weights=weights, **common),
         SegmentationLoader(whole, 1, shuffle=False, **common),
         device=torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu')))

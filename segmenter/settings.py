@@ -10,12 +10,12 @@ __all__ = ['TrainSettings']
 # %% ../nbs/31b_settings.ipynb #7769fe6e
 from dataclasses import dataclass
 
-# %% ../nbs/31b_settings.ipynb #89bf0550
+# %% ../nbs/31b_settings.ipynb #ae6ebcfd
 @dataclass(frozen=True)
 class TrainSettings:
     "What a run is made of. None stands for the data set's own value, or the backbone's."
     dataset:str='landcover' # Name of a data set, or a folder
-    variant:str|None=None # The paper's name of the model; left out: Seg-T-Mask/16, unless a backbone is named
+    variant:str|None=None # The paper's name of the model; left out: Seg-T-Mask/16 (Seg-T/16 for two classes), unless a backbone is named
     backbone:str|None=None # Instead of a variant: a backbone
     decoder:str='mask_transformer' # Of that backbone: linear or mask_transformer
     data_root:str|None=None # Where named data sets lie; left out: the environment variable DATASET
@@ -32,7 +32,7 @@ class TrainSettings:
     epochs:int|None=None # Passes over the training images
     learning_rate:float|None=None # Of the first iteration
     warmup:int=0 # Iterations of a linear ramp
-    normalization:str|None=None # vit or deit
+    normalization:str|None=None # vit, deit, or own for the mean and deviation of the training images; left out: the backbone's, and own for other than three bands
     eval_freq:int|None=None # Epochs between evaluations
     amp:bool=False # Mixed precision; needs a GPU
     resume:bool=True # Continue an unfinished run; its opposite refuses a folder that holds one
@@ -44,6 +44,7 @@ class TrainSettings:
     scale_range:tuple=(.5, 2.) # Random scale of a training image
     photometric:bool=True # Random brightness, contrast, saturation and hue
     class_balance:float=0. # Power of `balanced_weights`: 0 for the paper's equal weights, .5 halfway, 1 for equal classes
+    rare_class_sampling:float=0. # Share of the draws that go to images with rare classes, 0 to 1; 0 draws each image once an epoch
     embed_dim:int|None=None # D, width of a token
     depth:int|None=None # L, encoder blocks
     n_heads:int|None=None # Attention heads

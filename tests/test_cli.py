@@ -30,7 +30,7 @@ def test_help_is_fast_and_loads_nothing_heavy(words):
 def test_the_overview_names_every_verb(capsys):
     for line in ('', '--help', 'help'):
         code, out, _ = typed(line, capsys)
-        assert code == 0 and all(f'  {verb} ' in out for verb in ('train', 'evaluate', 'predict', 'doctor', 'convert', 'run', 'env'))
+        assert code == 0 and all(f'  {verb} ' in out for verb in ('train', 'evaluate', 'predict', 'doctor', 'convert', 'run', 'bench', 'env'))
 
 def test_the_version_is_printed(capsys):
     import segmenter
@@ -45,7 +45,7 @@ def test_the_version_is_printed(capsys):
     ('predict', '--model-path -i --input-dir -o --output-dir --gpu --cpu'),
     ('doctor', '--split --json --out --data-root --limit --workers DATASET'),
     ('convert', '--to SRC OUT'),
-    ('run', '-f -p --out NOTEBOOK')])
+    ('run', '-f -p --out NOTEBOOK'), ('bench', '--dataset --data-root --rounds --images --json WHAT')])
 def test_the_flags_are_the_authors(verb, flags, capsys):
     code, out, _ = typed(f'{verb} --help', capsys)
     assert code == 0 and set(flags.split()) <= set(out.replace(',', ' ').split())

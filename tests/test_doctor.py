@@ -185,6 +185,40 @@ def test_a_label_map_of_fractions_is_no_label_map(folder):
 
 # --- encodings with a name
 
+def test_a_colour_of_no_class_is_named_with_its_pixels(folder):
+    classes = ClassList(SCENE_CLASSES)
+    painted = classes.palette[IDS]
+    painted[0, :3] = 1, 2, 3
+    (folder/'classes.txt').unlink()
+    (folder/'classes.json').write_text(json.dumps({name: rgb.tolist() for name, rgb in zip(classes.names, classes.palette)}))
+    for k, f in enumerate(sorted((folder/'annotations').rglob('*.png'))): save(f, np.roll(painted if f.stem == 'b' else classes.palette[IDS], 7*k, 1))
+    p = one(folder, 'unknown_colours')
+    assert p.fatal and p.file.endswith('b.png') and '(1, 2, 3) (3 pixels)' in p.detail and p.detail.startswith('1 colours')
+
+def test_masks_of_0_and_255_are_fine_when_they_are_said_to_be_binary(folder):
+    relabel(folder, lambda ids: np.where(ids > 2, 255, 0).astype(np.uint8))
+    (folder/'classes.txt').unlink()
+    (folder/'dataset.yaml').write_text('binary: true')
+    assert found(folder).problems == []
+
+def test_a_folder_split_by_seed_has_no_label_map_without_image(tmp_path):
+    for k, name in enumerate('abcde'):
+        save(tmp_path/f'images/{name}.jpg', np.roll(PICTURE, 7*k, 1))
+        save(tmp_path/f'masks/{name}.png', np.roll(IDS, 7*k, 1))
+    save(tmp_path/'masks/z.png', IDS)
+    (tmp_path/'classes.txt').write_text('\n'.join(SCENE_CLASSES))
+    a = found(tmp_path)
+    assert {(p.kind, Path(p.file).name) for p in a.problems} == {('label_without_image', 'z.png')} and list(a.counts) == ['train', 'val']
+
+def test_images_of_six_bands_are_looked_at(tmp_path):
+    for k, name in enumerate('ab'):
+        for split in ('train', 'val'):
+            (tmp_path/'images'/split).mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path/f'images/{split}/{name}.npy', np.full((40, 60, 6), ord(name) + (split == 'val')*9, np.uint16))
+            save(tmp_path/f'labels/{split}/{name}.png', IDS)
+    (tmp_path/'dataset.yaml').write_text(f'in_chans: 6\nclasses: {list(SCENE_CLASSES)}')
+    assert found(tmp_path).problems == []
+
 def test_cityscapes_label_ids_are_named(tmp_path):
     for split in ('train', 'val'):
         for k in range(2):
@@ -197,6 +231,8 @@ def test_cityscapes_without_train_ids_says_who_writes_them(tmp_path):
     for split in ('train', 'val'):
         save(tmp_path/f'cityscapes/leftImg8bit/{split}/ulm/{split}_leftImg8bit.png', np.roll(PICTURE, 3, split == 'val'))
         save(tmp_path/f'cityscapes/gtFine/{split}/ulm/{split}_gtFine_labelIds.png', IDS)
+        save(tmp_path/f'cityscapes/leftImg8bit/{split}/ulm/{split}9_leftImg8bit.png', np.roll(PICTURE, 5, split == 'val'))
+        save(tmp_path/f'cityscapes/gtFine/{split}/ulm/{split}9_gtFine_labelTrainIds.png', IDS)
     p = found('cityscapes', data_root=tmp_path).problems[0]
     assert p.kind == 'missing_label' and 'train_gtFine_labelIds.png' in p.detail and 'cityscapesscripts' in p.detail
 
@@ -220,7 +256,7 @@ def test_a_binary_mask_of_0_and_255_is_named_though_every_id_is_allowed(folder):
     (folder/'classes.txt').write_text('ground\nfigure')
     relabel(folder, lambda ids: np.where(ids > 2, 255, 0).astype(np.uint8))
     a = found(folder)
-    assert not a.ok and {p.kind for p in a.problems if p.fatal} == {'stretched_ids'} and a.problems[0].fix == 'divide the ids by 255'
+    assert not a.ok and {p.kind for p in a.problems if p.fatal} == {'stretched_ids'} and a.problems[0].fix == 'divide the ids by 255, or say binary: true in dataset.yaml'
 
 def test_ade20k_read_as_it_should_be_is_fine_and_raw_is_not(tmp_path):
     root = tmp_path/'ade20k/ADEChallengeData2016'

@@ -1,5 +1,5 @@
 "What guards the pipelines: parameters, bookkeeping of labels, and batches that can be had again."
-import random, subprocess, sys
+import os, random, subprocess, sys
 from dataclasses import replace
 import numpy as np, pytest, torch
 from PIL import Image
@@ -127,7 +127,7 @@ def test_validation_gives_whole_images_with_the_files_label_maps(streets):
 def test_an_undeclared_id_stops_the_batch_in_workers_too(streets):
     d = replace(streets, classes=ClassList(SCENE_CLASSES[:3]))
     for n in (0, 1):
-        with pytest.raises(ValueError, match=r'labels\d\.png: ids outside the 3 classes'): loaders(d, num_workers=n).one_batch()
+        with pytest.raises(ValueError, match=r'labels\d\.png: ids outside the 3 classes'): next(iter(loaders(d, num_workers=n).train))
 
 def test_a_learner_trains_on_it(streets):
     from fastai.learner import Learner
@@ -156,3 +156,105 @@ def test_the_last_ids_of_16_bits_reach_the_batch(tmp_path):
     d = Dataset('many', 'train', [tmp_path/'i.png'], [tmp_path/'l.png'], ClassList([f'c{i}' for i in range(300)], ignore_index=-1))
     _, y = SegmentationDataset(d, train_pipeline(48, 64, scale_range=(1, 1), ignore_index=-1))[0]
     assert y.max() == 299 and y.min() == -1 and (y >= 0).sum() == 48*48
+
+def test_samples_are_those_of_the_transforms_as_they_stand(streets):
+    from segmenter.augmentation import randomness
+    d = SegmentationDataset(streets, pipeline := train_pipeline(48, 32, normalization='deit'), seed=2)
+    for d.epoch, i in ((0, 0), (0, 5), (4, 5), (9, 2)):
+        with randomness(2, d.epoch, i):
+            item = dict(img=streets.image(i)[..., ::-1].copy(), gt_seg_map=streets.label_map(i), seg_fields=['gt_seg_map'])
+            for t in pipeline: item = t(item)
+        x, y = d[i]
+        assert np.array_equal(x.permute(1, 2, 0).numpy(), item['img']) and np.array_equal(y.numpy(), item['gt_seg_map'])
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_an_epoch_can_be_entered_in_the_middle(streets, workers):
+    train = loaders(streets, batch_size=2, num_workers=workers, weights=[1, 9, 1, 1, 1, 1, 1]).train
+    train.set_epoch(2)
+    whole = list(train)
+    for cursor in (3, 1, 4):
+        train.set_epoch(2, cursor=cursor)
+        assert len(train) == 4 and same(whole[cursor:], list(train))
+    train.set_epoch(2)
+    assert same(whole, list(train))
+    with pytest.raises(ValueError, match='cursor 5'): train.set_epoch(2, cursor=5)
+
+def test_an_image_drawn_twice_is_cropped_twice(streets):
+    train = loaders(streets, batch_size=7, weights=[1, 0, 0, 0, 0, 0, 0]).train
+    x, y = train.one_batch()
+    assert len({picture.numpy().tobytes() for picture in x}) > 4
+
+def test_weights_are_shares_of_draws():
+    s = EpochSampler(4, seed=1, weights=[0, 1, 1, 2])
+    drawn = []
+    for s.epoch in range(500): drawn += s.order()
+    shares = np.bincount(drawn, minlength=4)/2000
+    assert shares[0] == 0 and np.abs(shares - [0, .25, .25, .5]).max() < .05 and len(s) == 4 and s.order() == s.order()
+
+@pytest.mark.parametrize('weights', [[1, 2], [1, -1, 1], [0, 0, 0], [np.nan, 1, 1], [np.inf, 1, 1]])
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(ValueError, match='weights must be 3 numbers'): EpochSampler(3, weights=weights)
+
+def test_workers_stay_and_know_the_epoch(streets):
+    train = loaders(streets, num_workers=2).train
+    first = list(train)
+    pids = [w.pid for w in train._iterator._workers]
+    train.set_epoch(1)
+    second = list(train)
+    assert pids == [w.pid for w in train._iterator._workers] and not torch.equal(first[0][0], second[0][0])
+
+def test_an_epoch_left_early_does_not_show_in_the_next(streets):
+    train = loaders(streets, num_workers=2, batch_size=1).train
+    whole = list(train)
+    for stop in (1, 3):
+        for i, _ in enumerate(train):
+            if i == stop: break
+        assert same(whole, list(train))
+
+def test_workers_get_what_fits_into_memory_and_keep_nothing_themselves(streets):
+    d = SegmentationDataset(streets, train_pipeline(48, 32))
+    list(SegmentationLoader(d, 2, num_workers=1))
+    small = SegmentationDataset(streets, train_pipeline(48, 32), memory=30000)
+    list(SegmentationLoader(small, 2, num_workers=1))
+    assert len(d.kept) == 7 and len(small.kept) == 1
+
+def test_a_transform_that_writes_gets_a_copy(streets):
+    def invert(item):
+        np.subtract(255, item['img'], out=item['img'])
+        return item
+    d = SegmentationDataset(streets, [invert, *train_pipeline(48, 32)])
+    assert torch.equal(d[0][0], d[0][0]) and d.foreign
+
+def test_another_loader_can_have_the_samples(streets):
+    d = SegmentationDataset(streets, train_pipeline(48, 32))
+    x, y = next(iter(torch.utils.data.DataLoader(d, 3)))
+    assert torch.equal(x[1], d[1][0]) and y.shape == (3, 32, 32)
+
+def test_a_pipeline_with_another_end_works(streets):
+    d = SegmentationDataset(streets, [*train_pipeline(48, 32), lambda item: item | dict(img=item['img']*2)])
+    plain = SegmentationDataset(streets, train_pipeline(48, 32))
+    assert torch.equal(d[3][0], 2*plain[3][0]) and torch.equal(d[3][1], plain[3][1]) and d.finish is None
+
+def _tree_memory():
+    "Resident bytes of this process and all below it."
+    parents = {}
+    for name in filter(str.isdigit, os.listdir('/proc')):
+        try: parents[int(name)] = int(open(f'/proc/{name}/stat').read().rsplit(')', 1)[1].split()[1])
+        except OSError: pass
+    tree = {os.getpid()}
+    while more := {p for p, parent in parents.items() if parent in tree} - tree: tree |= more
+    return sum(int(open(f'/proc/{p}/statm').read().split()[1]) for p in tree)*os.sysconf('SC_PAGE_SIZE')
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='reads /proc')
+@pytest.mark.parametrize('memory', [0, 2**28])
+def test_memory_does_not_grow_over_ten_epochs_with_two_workers(tmp_path, memory):
+    from segmenter.bench import photo_set
+    samples = SegmentationDataset(photo_set(tmp_path, 24), train_pipeline(512, 512), memory=memory)
+    loader, held = SegmentationLoader(samples, 8, num_workers=2), []
+    for epoch in range(11):
+        loader.set_epoch(epoch)
+        for _ in loader: held.append((epoch, _tree_memory()))
+    peaks = [max(m for e, m in held if e == epoch) for epoch in range(11)]
+    print('growth over ten epochs:', peaks[10]/peaks[0] - 1)
+    assert max(peaks[1:])/peaks[0] < 1.02, peaks

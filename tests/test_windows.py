@@ -5,8 +5,8 @@ from golden import close_to, digits, golden_input, golden_model
 from step_by_step import Patchwork, step_by_step
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from segmenter.windows import (axis_operator, enlarge_to_window, sliding_labels, sliding_probabilities, surviving_classes,
-                               window_anchors)
+from segmenter.merge import sliding_labels
+from segmenter.windows import axis_operator, enlarge_to_window, sliding_probabilities, surviving_classes, window_anchors
 
 GOLDEN = dict(
     G=((70, 100), (False,), (91, 130), (0.2, 0.112613, 0.042432, 0.042432, 0.035763, 0.175753, 0.290366), [704, 201, 1153, 2547, 7225]),
