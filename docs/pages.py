@@ -287,8 +287,8 @@ def row_columns(root): return _keys(_literal(root, 'experiments', 'COLUMNS'))
 def scores_keys(root): return _keys(_dictionary(root, 'evaluate', '_authors_scores', 'mean_iou'))
 def evaluation_keys(root): return _keys(_dictionary(root, 'evaluate', 'record', 'mIoU'))
 def per_class_columns(root): return _keys(_dictionary(root, 'evaluate', '_per_class', 'IoU'))
-def image_suffixes(root): return ', '.join(f'`{s}`' for s in _literal(root, 'datasets', '_IMAGE_SUFFIXES'))
-def label_suffixes(root): return ', '.join(f'`{s}`' for s in _literal(root, 'datasets', '_LABEL_SUFFIXES'))
+def image_suffixes(root): return ', '.join(f'`{s}`' for s in _literal(root, 'pairs', '_IMAGE_SUFFIXES'))
+def label_suffixes(root): return ', '.join(f'`{s}`' for s in _literal(root, 'pairs', '_LABEL_SUFFIXES'))
 
 def fields(root, where):
     "The fields of a dataclass, `module.Class`, with the comment behind each."

@@ -193,11 +193,33 @@ class Distortion:
         if late and (table := _table(s.contrast)) is not None: image = cv2.LUT(image, table)
         return item | dict(img=image)
 
-# %% ../nbs/13a_augmentation.ipynb #791bab27
+# %% ../nbs/13a_augmentation.ipynb #23b4a703
+class _Buffers:
+    "Memory of batches that nobody holds any more, for the next ones: fresh memory is slow, and heaps with holes grow."
+    def __init__(self, n=4): self.n, self.kept = n, []
+    def __getstate__(self): return dict(n=self.n, kept=[])
+
+    def empty(self, shape, dtype):
+        "A tensor on the CPU whose storage no other tensor, array or graph refers to."
+        in_use = getattr(torch._C, '_storage_Use_Count', None)
+        if in_use is None: return torch.empty(shape, dtype=dtype)
+        for k, t in enumerate(self.kept):
+            if (t.shape, t.dtype) == (shape, dtype) and in_use(t.untyped_storage()._cdata) == self.alone: return self.kept[k].detach()
+        t = torch.empty(shape, dtype=dtype)
+        self.kept = [t, *self.kept][:self.n]
+        return t.detach()
+
+    @functools.cached_property
+    def alone(self):
+        "What counting says of a storage with one tensor."
+        t = torch.empty(1)
+        return torch._C._storage_Use_Count(t.untyped_storage()._cdata)
+
+# %% ../nbs/13a_augmentation.ipynb #1d648483
 def _normalised(x, sizes, finish):
     "Normalise a batch of bytes where it is, and fill what is padding."
     mean, std, table = (v.to(x.device) for v in (finish.mean, finish.std, finish.table))
-    out = torch.empty(x.shape, device=x.device)
+    out = finish.buffers.empty(x.shape, torch.float32) if x.device.type == 'cpu' else torch.empty(x.shape, device=x.device)
     for picture, pixels, (h, w) in zip(out, x, sizes):
         if finish.divides: picture.copy_(pixels).sub_(mean).div_(std)
         else: picture.copy_(torch.stack([values[plane.long()] for values, plane in zip(table, pixels)]))
@@ -205,7 +227,7 @@ def _normalised(x, sizes, finish):
         if w < x.shape[3]: picture[..., w:] = finish.fill
     return out
 
-# %% ../nbs/13a_augmentation.ipynb #18e6d875
+# %% ../nbs/13a_augmentation.ipynb #001d8d5b
 class Finish:
     "mmcv's `Normalize`, and `Pad` when there is one, for whole batches of bytes."
     def __init__(self,
@@ -215,6 +237,7 @@ class Finish:
         self.order = (2, 1, 0) if normalize.to_rgb else (0, 1, 2)
         self.mean, self.std = (torch.tensor(v).reshape(3, 1, 1) for v in (normalize.mean, normalize.std))
         self.table = torch.tensor(normalize(dict(img=_BYTES[:, None, None].repeat(3, 2)))['img'][:, 0].T.copy())
+        self.buffers = _Buffers()
         self.divides = torch.equal((torch.arange(256.) - self.mean[..., 0])/self.std[..., 0], self.table)
         self.size = pad.size[::-1] if pad else None # mmcv says width first
         self.fill, self.void = (pad.pad_val.get('img', 0), pad.pad_val.get('seg', 255)) if pad else (0, 255)

@@ -48,7 +48,7 @@ def _last_defaults(model_path, dataset, im_size, window_size, window_stride):
     im_size = im_size or (SETTINGS[dataset].im_size if dataset in SETTINGS else None)
     return dict(im_size=im_size, window_size=window_size or crop, window_stride=window_stride or (crop - 32 if crop else None))
 
-# %% ../nbs/71_authors.ipynb #4c375eb3
+# %% ../nbs/71_authors.ipynb #696eab90
 def miou(
     model_path:str, # checkpoint.pth, with variant.yml beside it
     dataset_name:str, # Data set: ade20k, pascal_context, cityscapes, or another name or folder
@@ -68,7 +68,7 @@ def miou(
     cli._need(model_path, 'checkpoint')
     sizes = _last_defaults(model_path, dataset_name, im_size, window_size, window_stride)
     print(', '.join(f'{name} {value or "of the checkpoint"}' for name, value in sizes.items()))
-    return cli.evaluate(model_path, dataset_name, multiscale=multiscale, blend=blend, window_batch_size=window_batch_size,
+    return cli.evaluate(model_path, dataset_name, protocol='head', multiscale=multiscale, blend=blend, window_batch_size=window_batch_size,
         save_images=save_images, frac_dataset=frac_dataset, gpu=gpu, data_root=data_root, **sizes)
 
 # %% ../nbs/71_authors.ipynb #7b340593

@@ -12,15 +12,16 @@ It returns two `Reliability` records, before and after, and the temperature. `sh
 __all__ = ['Reliability', 'Calibration', 'show_reliability', 'scaled', 'fit_temperature', 'probability_strips',
            'CalibrationReport', 'calibrate']
 
-# %% ../nbs/22b_calibration.ipynb #7769fe6e
+# %% ../nbs/22b_calibration.ipynb #1ebed0ed
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-# %% ../nbs/22b_calibration.ipynb #ad973ddf
+# %% ../nbs/22b_calibration.ipynb #3cd45444
 import numpy as np
 import torch
 from fastcore.basics import patch
 from .metrics import rank_and_world, sum_over_processes
-from .predict import _evaluating, make_views, protocol_for
+from .predict import make_views, protocol_for
 from .windows import axis_operator, enlarge_to_window, window_anchors
 
 # %% ../nbs/22b_calibration.ipynb #46c6a3b9
@@ -124,7 +125,15 @@ def fit_temperature(
         low, high = (middle, high) if expected < got else (low, middle)
     return float(np.exp(-(low + high)/2))
 
-# %% ../nbs/22b_calibration.ipynb #98cde373
+# %% ../nbs/22b_calibration.ipynb #d7384d54
+@contextmanager
+def _at_rest(model):
+    "The model in evaluation mode, and back as it was; its device."
+    training = model.training
+    model.eval()
+    try: yield next(model.parameters()).device
+    finally: model.train(training)
+
 def _mosaic(model, view, window_size, window_stride, window_batch):
     "Scores of all windows of a view side by side, `[K, p·g, q·g]`."
     rows, cols = (window_anchors(n, window_size, window_stride) for n in view.shape[-2:])
@@ -143,7 +152,7 @@ def probability_strips(
 ): # Yields the first row of a strip, and its probabilities `[K, rows, W]`
     "What `sliding_probabilities` gives, a strip at a time (project)."
     p, size, parts = protocol or protocol_for(model), image.shape[:2], []
-    with torch.inference_mode(), _evaluating(model) as device:
+    with torch.inference_mode(), _at_rest(model) as device:
         for view, flip in zip(*make_views(image, p, model.config.normalization, device)):
             view = enlarge_to_window(view, p.window_size)
             sides = [(n, m, p.window_size, p.window_stride, model.patch_size) for n, m in zip(view.shape[-2:], size)]

@@ -79,15 +79,6 @@ class Evaluation:
     @property
     def multi_scale(self): return len(self.protocol.ratios) > 1 or self.protocol.flip
 
-# %% ../nbs/23_evaluate.ipynb #2aede21e
-@patch
-def describe(self:Evaluation)->str: # One line
-    "The protocol in words."
-    p = self.protocol
-    ratios = ', '.join(f'{r:g}' for r in p.ratios) + (' and mirrored' if p.flip else '')
-    views = f'{len(p.ratios)*(1 + p.flip)} views, ratios {ratios}' if self.multi_scale else '1 view'
-    return f"short side {p.im_size or 'native'}, window {p.window_size}, stride {p.window_stride}, {views} ({self.protocol_name or 'given'})"
-
 # %% ../nbs/23_evaluate.ipynb #9e831c4a
 def _count(model, dataset, chosen, protocol, window_batch, progress, each, meters):
     "Segment and count our share of the images."
@@ -104,6 +95,18 @@ def _count(model, dataset, chosen, protocol, window_batch, progress, each, meter
         if each: each(i, found)
     for meter in meters: meter.all_reduce()
     return total.all_reduce(), images.gather()
+
+# %% ../nbs/23_evaluate.ipynb #c2fe9c84
+def _describe(p, name):
+    "A protocol in words."
+    n, ratios = len(p.ratios)*(1 + p.flip), ', '.join(f'{r:g}' for r in p.ratios) + (' and mirrored' if p.flip else '')
+    views = f'{n} views, ratios {ratios}' if n > 1 else '1 view'
+    return f"short side {p.im_size or 'native'}, window {p.window_size}, stride {p.window_stride}, {views} ({name or 'given'})"
+
+@patch
+def describe(self:Evaluation)->str: # One line
+    "The protocol in words."
+    return _describe(self.protocol, self.protocol_name)
 
 # %% ../nbs/23_evaluate.ipynb #95d4cde0
 def evaluate(

@@ -100,7 +100,7 @@ def _place(root, place, suffixes):
     "Files of a folder or a pattern, by their stem."
     return _matching(root, place, suffixes) if '*' in place else _named(root/place, suffixes)
 
-# %% ../nbs/10b_folders.ipynb #07abbc2a
+# %% ../nbs/10b_folders.ipynb #0ad1ff0e
 _IMAGE_PLACES = 'images', 'image', 'imgs', 'img', 'JPEGImages'
 _LABEL_PLACES = 'annotations', 'labels', 'masks', 'annotation', 'label', 'mask', 'SegmentationClass'
 
@@ -110,6 +110,7 @@ def _only(root, names, prefix=''):
     if len(there) > 1: raise ValueError(f"{str(root/prefix)!r} has {' and '.join(f'{name}/' for name in there)}; say in dataset.yaml (or by argument) which is meant")
     return there[0] if there else ''
 
+# %% ../nbs/10b_folders.ipynb #c7975b24
 def _split_folders(root, place):
     "Subfolders that are splits by name: split, or own name, to subfolder."
     if not (root/place).is_dir(): return {}
@@ -128,7 +129,7 @@ def _templates(root, layout):
     splits = _split_folders(root, images) if '*' not in images else {}
     return (f'{images}/{{split}}', labels and f'{labels}/{{split}}', splits) if splits else (images, labels, {})
 
-# %% ../nbs/10b_folders.ipynb #e91b838f
+# %% ../nbs/10b_folders.ipynb #33bc1699
 def _list_file(root, layout, split):
     "The names that a list gives a split, or None."
     if layout.splits: told = lookup('split', split, layout.splits)
@@ -142,6 +143,7 @@ def _list_file(root, layout, split):
     except OSError as e: raise FileNotFoundError(f'cannot read the list {str(root/told)!r} ({e.strerror})') from None
     return [line.strip() for line in lines if line.strip()]
 
+# %% ../nbs/10b_folders.ipynb #250f70a3
 def _seeded(stems, split, fraction, seed):
     "The part of a seeded split, stems in order."
     stems = sorted(stems)
@@ -181,7 +183,7 @@ def folder_splits(
     else: named = ['train', 'val', *[split for split in _SPLITS if _list_file(root, said, split)]]
     return [*(split for split in ('train', 'val') if split in named), *(split for split in dict.fromkeys(named) if split not in ('train', 'val'))]
 
-# %% ../nbs/10b_folders.ipynb #5af6949d
+# %% ../nbs/10b_folders.ipynb #c665f517
 def _truth(place, labels, root, strict):
     "A function from a stem to its label file; the one that should be there, if it is not strict."
     folder, end = (root/place, '.png') if '*' not in place else (root, '')
@@ -192,6 +194,7 @@ def _truth(place, labels, root, strict):
         return missing
     return find
 
+# %% ../nbs/10b_folders.ipynb #bdb7a4f4
 def _folder_pairs(root, split, strict=True, layout=Layout()):
     "Images and label maps of a split, paired by name; label maps are None for a test split without any."
     images, labels, folders = _templates(root, layout)

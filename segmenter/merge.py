@@ -80,7 +80,7 @@ def tiles(self:Merged, first, last, tile=None):
             place = slice(y - first, min(y + h, last) - first), slice(x, x + w)
             yield place, [(m, r[i], c[j]) for m, r, c in zip(self.mosaics, rows, cols)]
 
-# %% ../nbs/20a_merge.ipynb #12b2ae96
+# %% ../nbs/20a_merge.ipynb #207064ae
 @patch
 def labels(self:Merged,
     rows:tuple[int,int]|None=None, # First row and the one after the last; None: all
@@ -89,7 +89,7 @@ def labels(self:Merged,
 )->Tensor: # `[h, W]`; uint8, int16 above 256 classes, int64 above 32768
     "The most likely class of each pixel."
     first, last = rows or (0, self.out_size[0])
-    labels, seen = torch.empty(last - first, self.out_size[1], dtype=_label_dtype(self.n_classes), device=self.device), 0
+    labels = torch.empty(last - first, self.out_size[1], dtype=_label_dtype(self.n_classes), device=self.device)
     with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
         for place, views in self.tiles(first, last, tile):
             labels[place] = _tile_labels(views)

@@ -37,7 +37,23 @@ def _check_range(labels, n_classes, name):
     raise ValueError(
         f'the {name} holds {int(wrong.sum())} pixels outside 0 to {n_classes-1}, for instance {int(labels[wrong][0])}')
 
-# %% ../nbs/22_metrics.ipynb #542d6150
+# %% ../nbs/22_metrics.ipynb #799f3d51
+def _bytes(labels):
+    "Labels of one byte on the CPU as a flat array; None for others."
+    if isinstance(labels, torch.Tensor) and labels.dtype == torch.uint8 and labels.device.type == 'cpu': labels = labels.numpy()
+    return labels.reshape(-1) if isinstance(labels, np.ndarray) and labels.dtype == np.uint8 else None
+
+def _count_bytes(prediction, target, k, ignore_index):
+    "Counts `[K, K]` of labels of one byte; None if one of them is outside the class list."
+    pairs = np.bincount((target.astype(np.intp) << 8) + prediction, minlength=2**16).reshape(256, 256)
+    void = pairs[ignore_index].sum() if k <= ignore_index < 256 else 0
+    own = 0 <= ignore_index < k # a class that does not count
+    if pairs[:, k:].any() or pairs[:k].sum() + void < len(target): return None
+    counts = pairs[:k, :k].copy()
+    if own: counts[ignore_index] = 0
+    return counts
+
+# %% ../nbs/22_metrics.ipynb #ab20f580
 class ConfusionMatrix:
     "Counts of (true class, predicted class) over any number of images."
     def __init__(self,
@@ -55,7 +71,10 @@ class ConfusionMatrix:
         "Count one image, or a batch, by a single bincount."
         if tuple(np.shape(prediction)) != tuple(np.shape(target)): raise ValueError(
             f'a prediction of shape {list(np.shape(prediction))} for a label map of {list(np.shape(target))}')
-        k, prediction, target = self.n_classes, _flat(prediction, 'prediction'), _flat(target, 'label map')
+        k, quick = self.n_classes, (_bytes(prediction), _bytes(target))
+        counts = _count_bytes(*quick, k, self.ignore_index) if k <= 256 and quick[0] is not None and quick[1] is not None else None
+        if counts is not None: self.matrix += torch.from_numpy(counts); return self
+        prediction, target = _flat(prediction, 'prediction'), _flat(target, 'label map')
         target = target.to(prediction.device)
         void = target == self.ignore_index
         row = torch.where(void, k, target)

@@ -32,7 +32,7 @@ def read_image(
     if image is None: raise ValueError(f'{str(path)!r} is no image that can be decoded; is it complete?')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
-# %% ../nbs/10a_pairs.ipynb #fce1268f
+# %% ../nbs/10a_pairs.ipynb #7391481f
 def _decoded(path, grey=False):
     "Arrays in a file: its pages, or one array."
     import cv2
@@ -58,7 +58,7 @@ def read_bands(
     except OSError as e: raise FileNotFoundError(f'cannot read image {str(path)!r} ({e.strerror})') from None
     bands = np.stack(pages, -1) if len(pages) > 1 and pages[0].ndim == 2 else pages[0]
     if bands.ndim == 2: bands = bands[..., None]
-    if bands.ndim == 3 and bands.shape[-1] != in_chans and bands.shape[0] == in_chans: bands = np.moveaxis(bands, 0, -1)
+    elif bands.ndim == 3 and bands.shape[-1] != in_chans and bands.shape[0] == in_chans: bands = np.moveaxis(bands, 0, -1)
     if bands.ndim != 3 or bands.shape[-1] != in_chans: raise ValueError(
         f'{str(path)!r} has the shape {list(bands.shape)}; expected [H, W, {in_chans}] (in_chans is {in_chans})')
     if in_chans == 3 and bands.dtype != np.uint8: raise ValueError(f'{str(path)!r}: three bands are red, green and blue of 8 bits, not {bands.dtype}')
@@ -208,7 +208,7 @@ def picture(self:Dataset,
     low, high = np.nanpercentile(image[..., :3], (2, 98), axis=(0, 1))
     return (np.nan_to_num((image[..., :3] - low)/np.maximum(high - low, 1e-12)).clip(0, 1)*255).astype(np.uint8)
 
-# %% ../nbs/10a_pairs.ipynb #5f784b92
+# %% ../nbs/10a_pairs.ipynb #a56dc917
 _IMAGE_SUFFIXES = '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.npy'
 _LABEL_SUFFIXES = '.png', '.tif', '.tiff', '.bmp', '.npy'
 
@@ -217,8 +217,8 @@ def _files(folder):
     def refuse(error): raise PermissionError(f'cannot list folder {str(error.filename)!r} ({error.strerror})') from None
     found, seen = [], set()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith('.') and not (os.path.islink(os.path.join(place, f)) and os.path.realpath(os.path.join(place, f)) in seen)]
         seen.add(os.path.realpath(place))
+        folders[:] = [f for f in folders if not f.startswith('.') and os.path.realpath(os.path.join(place, f)) not in seen] # links may run in a circle
         found += [Path(place)/name for name in names if not name.startswith('.')]
     return sorted(found)
 

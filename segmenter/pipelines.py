@@ -179,7 +179,7 @@ def _keep_all(self:SegmentationDataset):
     if left and left*sum(array.nbytes for array in self._read(0)) <= self.memory:
         for i in range(len(self)): self._read(i)
 
-# %% ../nbs/14_pipelines.ipynb #cfd57eca
+# %% ../nbs/14_pipelines.ipynb #1e83501a
 @patch
 def _collect(self:SegmentationDataset, items):
     "Lay samples side by side, in bytes when the pipeline ends as we know it."
@@ -192,9 +192,11 @@ def _finished(self:SegmentationDataset, batch, device='cpu'):
     "The batch as the model and the loss take it."
     x, y, sizes = batch
     x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-    return x if sizes is None else self.finish(x, sizes), y.long()
+    if sizes is None: return x, y.long()
+    if y.device.type == 'cpu': return self.finish(x, sizes), self.finish.buffers.empty(y.shape, torch.int64).copy_(y)
+    return self.finish(x, sizes), y.long()
 
-# %% ../nbs/14_pipelines.ipynb #a17a7a7d
+# %% ../nbs/14_pipelines.ipynb #e4ed8e26
 class EpochSampler(Sampler):
     "The order of an epoch, drawn from (seed, epoch): every index once, or with weights."
     def __init__(self,
@@ -205,7 +207,7 @@ class EpochSampler(Sampler):
     ):
         self.n, self.seed, self.shuffle, self.epoch, self.start = n, seed, shuffle, 0, 0
         self.weights = None if weights is None else np.asarray(weights, np.float64)
-        if weights is not None and (self.weights.shape != (n,) or not 0 < self.weights.sum() < np.inf or self.weights.min() < 0):
+        if weights is not None and (self.weights.shape != (n,) or not 0 < self.weights.sum() < np.inf or not self.weights.min() >= 0):
             raise ValueError(f'weights must be {n} numbers, none negative and not all zero, not {np.shape(weights)} of sum {self.weights.sum():g}')
 
     def __len__(self): return self.n

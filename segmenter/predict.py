@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, Sequence
 
-# %% ../nbs/21_predict.ipynb #f730ac95
+# %% ../nbs/21_predict.ipynb #3b8fc56a
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -31,7 +31,7 @@ from .guards import atomic_write, lookup, writable_folder
 from .merge import Merged, Quicker, _counter, slide
 from .outputs import annotated, confidence_png, label_png, palette_png, statistics
 from .pipelines import eval_resize, normalize
-from .windows import enlarged_size, window_anchors
+from .windows import _check_enlargement, enlarged_size, window_anchors
 
 # %% ../nbs/21_predict.ipynb #d349db4a
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _predictions(model, images, protocol, window_batch=4, advance=None, precisio
     for merged in slide(careful, jobs(), protocol.window_size, protocol.window_stride, window_batch, advance):
         yield merged, *waiting.popleft()
 
-# %% ../nbs/21_predict.ipynb #4bfce4de
+# %% ../nbs/21_predict.ipynb #76fdc144
 def _n_windows(image, protocol):
     "Windows of all views of an image."
     p, total = protocol, 0
@@ -208,6 +208,11 @@ def _n_windows(image, protocol):
         size = enlarged_size(*view_size(*image.shape[:2], p, ratio), p.window_size)
         total += prod(len(window_anchors(n, p.window_size, p.window_stride)) for n in size)*(1 + p.flip)
     return total
+
+def _check_view(image, protocol):
+    "Refuse an image that would have to be blown up beyond reason before a window fits."
+    p = protocol
+    for ratio in p.ratios: _check_enlargement(*view_size(*image.shape[:2], p, ratio), p.window_size)
 
 # %% ../nbs/21_predict.ipynb #0bfd3cef
 def segment(

@@ -78,7 +78,14 @@ def enlarged_size(
     if height < width: return window_size, int(width/height * window_size)
     return int(height/width * window_size), window_size
 
-# %% ../nbs/20_windows.ipynb #04f296e8
+# %% ../nbs/20_windows.ipynb #c0443db6
+def _check_enlargement(height, width, window_size):
+    "Refuse a view that would have to be blown up beyond reason."
+    h, w = enlarged_size(height, width, window_size)
+    if h*w > max(2**26, 64*height*width): raise ValueError(
+        f'a view of {width}×{height} pixels would become {w}×{h} to hold a window of {window_size}: crop or pad the image')
+
+# %% ../nbs/20_windows.ipynb #a10b66d3
 def enlarge_to_window(
     view:Tensor, # Normalised image, `[1, C, H, W]`
     window_size:int, # Side of the window, pixels
@@ -86,8 +93,7 @@ def enlarge_to_window(
     "Blow a small view up, bilinearly, until one window fits (authors' code)."
     size, (h, w) = enlarged_size(*view.shape[-2:], window_size), view.shape[-2:]
     if size == (h, w): return view
-    if math.prod(size) > max(2**26, 64*h*w): raise ValueError(
-        f'a view of {w}×{h} pixels would become {size[1]}×{size[0]} to hold a window of {window_size}: crop or pad the image')
+    _check_enlargement(h, w, window_size)
     return upsample(view, size)
 
 # %% ../nbs/20_windows.ipynb #028797a9

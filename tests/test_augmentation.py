@@ -133,3 +133,27 @@ def test_a_gpu_normalises_to_the_same_bits():
     x = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(2, 3, 1, 1)
     sizes = [(16, 16), (9, 12)]
     assert torch.equal(finish(x, sizes), finish(x.cuda(), sizes).cpu())
+
+def test_memory_is_used_again_only_when_nobody_refers_to_it():
+    from segmenter.augmentation import _Buffers
+    buffers = _Buffers()
+    def take(): return buffers.empty((5,), torch.float32).fill_(1)
+    def reused(hold):
+        t = take()
+        place, held = t.data_ptr(), hold(t)
+        del t
+        others = [take() for _ in range(5)]
+        return place in [o.data_ptr() for o in others]
+    w = torch.ones(5, requires_grad=True)
+    for hold in (lambda t: t[1:], lambda t: t.numpy(), lambda t: t.numpy()[2:], lambda t: (t*w).sum(), lambda t: t.view(torch.int32), lambda t: [t], torch.utils.dlpack.to_dlpack):
+        assert not reused(hold)
+    assert reused(lambda t: None)
+
+def test_batches_that_are_kept_stay_what_they_are():
+    data = load_dataset('landcover', 'train')
+    from segmenter.pipelines import SegmentationDataset, SegmentationLoader
+    loader = SegmentationLoader(SegmentationDataset(data, train_pipeline(224, 32)), 8)
+    kept = list(loader)
+    copies = [(x.clone(), y.clone()) for x, y in kept]
+    for _ in loader: pass
+    assert all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(kept, copies))

@@ -110,7 +110,7 @@ def test_training_gets_every_setting_and_starts_from_imagenet(monkeypatch, capsy
     given, result = {}, types.SimpleNamespace(records=[], best=0., folder='r')
     monkeypatch.setitem(sys.modules, 'segmenter.training', types.SimpleNamespace(train=lambda log_dir, **kw: given.update(kw, log_dir=log_dir) or result))
     assert typed(LINES[6] + ' --seed 3', capsys)[0] == 0
-    assert set(given) == {'log_dir', *TrainSettings.__dataclass_fields__}
+    assert set(given) == {'log_dir', 'audit', *TrainSettings.__dataclass_fields__}
     assert given['pretrained'] is True and given['seed'] == 3 and given['variant'] is None and given['log_dir'] == 'seg_tiny_mask'
 
 def test_the_variable_DATASET_says_where_data_lie(tmp_path, monkeypatch, capsys):
@@ -148,9 +148,9 @@ def test_the_evaluation_says_its_sizes_and_uses_them(release, monkeypatch, capsy
     assert (release/'scores_ss.yml').exists()
 
 def test_inference_leaves_images_at_their_size(release, tmp_path, monkeypatch, capsys):
-    import segmenter.predict
-    seen, predict_folder = {}, sys.modules['segmenter.predict'].predict_folder
-    monkeypatch.setattr(sys.modules['segmenter.predict'], 'predict_folder', lambda *a, **kw: seen.update(kw) or predict_folder(*a, **kw))
+    import segmenter.photo_folders as folders
+    seen, predict_folder = {}, folders.predict_folder
+    monkeypatch.setattr(folders, 'predict_folder', lambda *a, **kw: seen.update(kw) or predict_folder(*a, **kw))
     images = tmp_path/'ade20k/ADEChallengeData2016/images/validation'
     code, _, err = typed(f'segm.inference --model-path {release}/checkpoint.pth -i {images} -o {tmp_path}/out --cpu', capsys)
     assert code == 0 and seen['im_size'] == 0 and (tmp_path/'out/x.png').exists() and (tmp_path/'out/x_overlay.jpg').exists(), err

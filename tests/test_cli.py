@@ -3,7 +3,7 @@ import os, subprocess, sys, types, zipfile
 from dataclasses import asdict
 import numpy as np, pytest
 from PIL import Image
-from segmenter import cli
+from segmenter import cli, measuring
 from segmenter.settings import TrainSettings
 
 def typed(line, capsys):
@@ -41,7 +41,10 @@ def test_the_version_is_printed(capsys):
               '--dropout --drop-path --batch-size --epochs -lr --learning-rate --normalization --eval-freq --amp --no-amp --resume --no-resume '
               '--data-root --device --seed --workers --variant --pretrained --no-pretrained'),
     ('evaluate', '--im-size --multiscale --singlescale --blend --no-blend --window-size --window-stride --window-batch-size '
-                 '--save-images --no-save-images -frac-dataset --frac-dataset --data-root --out MODEL_PATH DATASET'),
+                 '--save-images --no-save-images -frac-dataset --frac-dataset --data-root --out --protocol --boundary --sizes --calibration '
+                 '--report --no-report --resamples --block MODEL_PATH DATASET'),
+    ('accuracy', '--imagenet-dir -bs --batch-size -nw --num-workers -gpu --gpu --no-gpu --weights BACKBONE'),
+    ('submit', '--output-dir --split --multiscale --protocol MODEL_PATH DATASET'),
     ('predict', '--model-path -i --input-dir -o --output-dir --gpu --cpu'),
     ('doctor', '--split --json --out --data-root --limit --workers DATASET'),
     ('convert', '--to SRC OUT'),
@@ -112,11 +115,11 @@ def test_train_hands_every_flag_to_the_training(monkeypatch):
     monkeypatch.setitem(sys.modules, 'segmenter.training', types.SimpleNamespace(train=lambda log_dir, **kw: given.update(kw, log_dir=log_dir) or result))
     assert cli.main('train --log-dir r --backbone b -lr 0.5 --no-resume --workers 2'.split()) == 0
     assert given['learning_rate'] == .5 and given['resume'] is False and given['workers'] == 2 and given['window_stride'] is None
-    assert set(given) == {'log_dir', *TrainSettings.__dataclass_fields__}
+    assert set(given) == {'log_dir', 'audit', *TrainSettings.__dataclass_fields__}
 
 def test_every_setting_of_a_training_is_a_flag_with_its_default():
     values = cli.parse(cli.train, ['--log-dir', 'r'])
-    assert values == dict(log_dir='r', **asdict(TrainSettings()))
+    assert values == dict(log_dir='r', audit=True, **asdict(TrainSettings()))
     assert cli.parse(cli.train, '--log-dir r --scale-range 0.9 1.1'.split())['scale_range'] == (.9, 1.1)
 
 @pytest.fixture
@@ -125,7 +128,7 @@ def tiny(tmp_path, monkeypatch):
     from segmenter import create_model
     model = create_model(backbone='vit_tiny_patch16_384', n_classes=2, image_size=32, embed_dim=64, depth=1, n_heads=1, decoder='linear',
                          classes=['grass', 'sky']).eval()
-    monkeypatch.setattr(cli, '_load', lambda path, gpu=None: model)
+    for module in (cli, measuring): monkeypatch.setattr(module, '_load', lambda path, gpu=None: model)
     (tmp_path/'run').mkdir()
     (tmp_path/'run'/'checkpoint.pth').write_bytes(b'')
     return tmp_path/'run'/'checkpoint.pth'
@@ -149,6 +152,30 @@ def test_predict_reports_an_unreadable_image_and_does_the_others(tiny, tmp_path,
     assert code == 1 and (tmp_path/'out'/'good.png').exists() and not (tmp_path/'out'/'bad.png').exists()
     assert [line for line in err.splitlines() if line.startswith('segmenter predict:') and 'bad.jpg' in line]
 
+def test_predict_writes_what_its_flags_ask_for(tiny, tmp_path, capsys):
+    for place in ('photos/a.png', 'photos/sea/b.png'): picture(tmp_path/place)
+    line = ['predict', '--model-path', str(tiny), '-i', str(tmp_path/'photos'), '-o', str(tmp_path/'out'), '--recursive', '--no-overlay', '--palette',
+            '--statistics', '--confidence', '--bits', '16', '--probabilities', '--im-size', 'native', '--multiscale']
+    code, out, err = typed(line, capsys)
+    names = {p.relative_to(tmp_path/'out').as_posix() for p in (tmp_path/'out').rglob('*.*')}
+    assert code == 0 and names == {f'{stem}{end}' for stem in ('a', 'sea/b') for end in ('.png', '_palette.png', '.json', '_confidence.png', '_probabilities.npy')}, err
+    code, out, err = typed(line, capsys)
+    assert code == 0 and '0 images segmented, 2 were done before' in out
+    assert '2 images segmented' in typed([*line, '--overwrite'], capsys)[1]
+
+def test_predict_takes_one_large_image(tiny, tmp_path, capsys):
+    image = np.random.default_rng(0).integers(0, 256, (70, 50, 3), np.uint8)
+    np.save(tmp_path/'x.npy', image)
+    code, out, err = typed(['predict', '--model-path', str(tiny), '-i', str(tmp_path/'x.npy'), '-o', str(tmp_path/'out'), '--large'], capsys)
+    assert code == 0 and np.load(tmp_path/'out'/'x.npy').shape == (70, 50), err
+    code, _, err = typed(['predict', '--model-path', str(tiny), '-i', str(tmp_path/'x.npy'), '-o', str(tmp_path), '--large'], capsys)
+    assert code == 2 and 'is the image itself' in err and np.array_equal(np.load(tmp_path/'x.npy'), image)
+
+@pytest.mark.parametrize('flags, message', [('--no-labels --no-overlay', 'nothing to write'), ('--bits 12', 'give 8 or 16'), ('--im-size big', 'invalid size')])
+def test_predict_refuses_requests_that_make_no_sense(flags, message, tiny, tmp_path, capsys):
+    code, _, err = typed(f'predict --model-path {tiny} -i {tmp_path} -o {tmp_path}/out {flags}', capsys)
+    assert code == 2 and message in err and err.count('\n') == 1
+
 @pytest.mark.parametrize('line, message', [('-i none -o out', "no image or folder of images at 'none'"), ('-i empty -o out', "no image in 'empty'"),
                                            ('-i photos -o taken/out', 'cannot write to')])
 def test_predict_refuses_before_it_loads(line, message, tiny, tmp_path, capsys, monkeypatch):
@@ -167,7 +194,7 @@ def test_evaluate_writes_the_scores_beside_the_checkpoint(tiny, tmp_path, capsys
     (tmp_path/'data'/'classes.txt').write_text('grass\nsky\n')
     code, out, err = typed(['evaluate', str(tiny), str(tmp_path/'data'), '--window-size', '32', '--window-stride', '16'], capsys)
     assert code == 0, err
-    assert out.startswith('mIoU ') and (tiny.parent/'scores_ss.yml').exists()
+    assert out.startswith('protocol: short side 32, window 32, stride 16') and '\nmIoU ' in out and (tiny.parent/'scores_ss.yml').exists()
 
 @pytest.fixture
 def data(tmp_path):
@@ -210,7 +237,7 @@ def test_cityscapes_pictures_are_sorted_by_city(tmp_path):
     found = types.SimpleNamespace(image=np.zeros((2, 2, 3), np.uint8), label_map=np.zeros((2, 2), np.uint8))
     data = types.SimpleNamespace(name='cityscapes', images=[tmp_path/'leftImg8bit/val/ulm/ulm_0_leftImg8bit.png'], classes=ClassList('ab'),
                                  label_map=lambda i: found.label_map)
-    cli._saver(tmp_path/'images', data, True)(0, found)
+    measuring._saver(tmp_path/'images', data, True)(0, found)
     assert (tmp_path/'images/ulm/pred/ulm_0_leftImg8bit.png').exists()
 
 def test_convert_hands_over_what_was_typed(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+from dataclasses import replace
 import numpy as np
 import pytest
 import torch
@@ -9,9 +10,10 @@ from PIL import Image
 from step_by_step import step_by_step
 from test_metrics import by_pixel_loop
 from segmenter.datasets import load_dataset
-from segmenter.evaluate import _chosen, baselines, evaluate, show_per_class, show_samples
+from segmenter.evaluate import _chosen, baselines, evaluate, named_protocol, show_per_class, show_samples
+from segmenter.metrics import ConfusionMatrix
 from segmenter.patches import SCENE_CLASSES, scene
-from segmenter.predict import make_views
+from segmenter.predict import Protocol, make_views
 from segmenter.windows import PatchColours
 
 @pytest.fixture(scope='module')
@@ -116,9 +118,130 @@ def test_a_folder_that_cannot_be_written_to_is_named(model, val, tmp_path):
     (tmp_path/'file').write_text('')
     with pytest.raises(ValueError, match='choose another'): evaluate(model, val, limit=1, progress=False).write(tmp_path/'file')
 
+def test_named_protocols_are_those_of_the_released_models():
+    from types import SimpleNamespace
+    from segmenter.datasets import SETTINGS
+    def of(dataset, size, window, stride, name, **changes):
+        config = SimpleNamespace(im_size=size, window_size=window, window_stride=stride, image_size=window, dataset=dataset)
+        p, said = named_protocol(SimpleNamespace(config=config), SimpleNamespace(settings=SETTINGS[dataset]), name, **changes)
+        return p.im_size, p.window_size, p.window_stride, p.max_ratio, said
+    assert of('ade20k', 512, 512, 512, 'published') == (512, 512, 512, 4, 'published')
+    assert of('ade20k', 640, 640, 640, 'published') == (640, 640, 640, 4, 'published')
+    assert of('pascal_context', 520, 480, 320, 'published') == (520, 480, 320, 8, 'published')
+    assert of('cityscapes', 1024, 768, 512, 'published') == (1024, 768, 512, 2, 'published')
+    assert of('ade20k', 640, 640, 640, 'head') == (512, 640, 608, 4, 'head')
+    assert of('cityscapes', 1024, 768, 512, 'head') == (1024, 768, 736, 2, 'head')
+    assert of('ade20k', 512, 512, 512, 'head', window_stride=512) == (512, 512, 512, 4, 'head, window_stride 512')
+    with pytest.raises(KeyError, match='unknown protocol'): of('ade20k', 512, 512, 512, 'mmseg')
+
+def test_the_protocol_has_its_name_in_the_record_and_in_words(model, val):
+    found = evaluate(model, val, limit=1, im_size=0, multi_scale=True, progress=False)
+    assert found.record()['protocol']['name'] == 'published, im_size 0'
+    assert found.describe() == 'short side native, window 32, stride 20, 12 views, ratios 0.5, 0.75, 1, 1.25, 1.5, 1.75 and mirrored (published, im_size 0)'
+
+def test_a_protocol_of_ones_own_is_used_as_it_is(model, val):
+    p = Protocol(im_size=44, window_size=24, window_stride=10)
+    found = evaluate(model, val, protocol=p, progress=False)
+    assert found.protocol == p and found.protocol_name == 'given'
+
+def test_the_counts_of_the_images_add_up_to_the_matrix(model, val):
+    found = evaluate(model, val, progress=False)
+    right, truth, guess = found.images.parts().sum(1)
+    m = found.confusion.matrix.numpy()
+    assert np.array_equal(right, m.diagonal()) and np.array_equal(truth, m.sum(1)) and np.array_equal(guess, m.sum(0))
+    assert found.images.indices == [0, 1, 2, 3]
+
+def test_meters_see_every_image_once(model, val):
+    class Meter:
+        seen, reduced = [], 0
+        def update(self, prediction, truth): self.seen.append((prediction.shape, truth.shape))
+        def all_reduce(self): self.reduced += 1
+    meter = Meter()
+    evaluate(model, val, meters=[meter], progress=False)
+    assert len(meter.seen) == 4 and meter.reduced == 1 and all(a == b for a, b in meter.seen)
+
+def test_memory_does_not_grow_with_the_data_set(model, val):
+    import tracemalloc
+    from segmenter.boundaries import BoundaryIoU
+    from segmenter.sizes import SizeBins
+    def peak(n):
+        many = replace(val, images=list(val.images)*n, labels=list(val.labels)*n)
+        tracemalloc.start()
+        evaluate(model, many, meters=[BoundaryIoU(6), SizeBins(6)], progress=False)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+    peak(1)
+    assert peak(40) - peak(5) < 35*4*1500 # the lists of counts: far less than a label map of 4000 to 6000 bytes
+
 def test_pictures_are_drawn_without_a_screen(model, val):
     import matplotlib
     matplotlib.use('Agg')
     found = evaluate(model, val, progress=False)
     assert len(show_per_class(found).patches) == 5
     assert len(show_samples(model, val, [0, 2]).axes) == 6
+
+# --- long proofs
+
+@pytest.mark.slow
+def test_camvids_validation_split_is_measured_whole(shared_data, tmp_path):
+    import torch
+    from segmenter import create_model
+    from segmenter.boundaries import BoundaryIoU
+    from segmenter.intervals import bootstrap
+    from segmenter.reports import write_report
+    from segmenter.sizes import SizeBins
+    data = load_dataset('camvid', 'val', shared_data)
+    torch.manual_seed(0)
+    model = create_model(backbone='vit_tiny_patch16_384', n_classes=11, image_size=352, embed_dim=64, depth=1, n_heads=1, decoder='mask_transformer',
+                         decoder_depth=1, dataset='camvid', classes=list(data.classes.names)).eval()
+    meters, counted = dict(boundary=BoundaryIoU(11), sizes=SizeBins(11)), ConfusionMatrix(11)
+    found = evaluate(model, data, meters=meters.values(), progress=False, each=lambda i, p: counted.update(p.label_map, data.label_map(i)))
+    assert found.n_images == 101 and torch.equal(counted.matrix, found.confusion.matrix)
+    assert int(found.confusion.matrix.sum()) == sum(int((data.label_map(i) != 255).sum()) for i in range(101))
+    right, missed, false, _ = meters['sizes'].counts.sum(1)
+    m = found.confusion.matrix
+    assert torch.equal(right, m.diagonal()) and torch.equal(right + missed, m.sum(1)) and torch.equal(right + false, m.sum(0))
+    alone, blocks = bootstrap(found.images), bootstrap(found.images, block=25)
+    assert alone.low < found.scores.mIoU < alone.high and blocks.score == alone.score
+    assert len(write_report(found, tmp_path, data, model=model, measured=meters, block=25, n=2)) == 9
+
+def interleaved(ours, theirs, repeats=7):
+    "Median of how many times longer the other way takes, both in turn."
+    import time
+    ours(), theirs()
+    ratios = []
+    for _ in range(repeats):
+        a = time.perf_counter(); ours(); b = time.perf_counter(); theirs(); c = time.perf_counter()
+        ratios.append((c - b)/(b - a))
+    return float(np.median(ratios))
+
+@pytest.mark.slow
+def test_one_count_is_much_faster_than_three_histograms_and_equal():
+    k, rng = 150, np.random.default_rng(0)
+    truth = torch.from_numpy(np.kron(rng.integers(0, k, (16, 22)), np.ones((32, 31), int))).to(torch.uint8)
+    guess = torch.where(torch.rand(truth.shape) < .8, truth, torch.randint(0, k, truth.shape, dtype=torch.uint8))
+    truth[:9] = 255
+    wide = guess.long() # predictions are kept as int64 there
+    def histograms(): # as mmsegmentation counts an image
+        keep = truth != 255
+        t, p = truth[keep].long(), wide[keep]
+        return [torch.histc(x.float(), bins=k, min=0, max=k - 1) for x in (p[p == t], p, t)]
+    m = ConfusionMatrix(k).update(guess, truth).matrix
+    assert all(torch.equal(a.long(), b) for a, b in zip(histograms(), (m.diagonal(), m.sum(0), m.sum(1))))
+    ratio = interleaved(lambda: ConfusionMatrix(k).update(guess, truth), histograms)
+    print(f'three histograms / one count: {ratio:.1f}')
+    assert ratio > 8 # 15 and more on a quiet machine
+
+@pytest.mark.slow
+def test_a_look_up_is_much_faster_than_a_loop_over_classes_and_equal():
+    from segmenter.classes import colour, default_palette
+    labels, palette = np.kron(np.random.default_rng(0).integers(0, 150, (16, 22)), np.ones((32, 31), int)).astype(np.uint8), default_palette(150)
+    def loop():
+        picture = np.zeros((*labels.shape, 3), np.uint8)
+        for c in range(150): picture[labels == c] = palette[c]
+        return picture
+    assert np.array_equal(colour(labels, palette), loop())
+    ratio = interleaved(lambda: colour(labels, palette), loop)
+    print(f'a loop over classes / a look-up: {ratio:.1f}')
+    assert ratio > 3

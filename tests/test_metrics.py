@@ -75,6 +75,20 @@ def test_wrong_labels_are_refused_and_nothing_is_counted(prediction, target, say
     with pytest.raises(ValueError, match=says): confusion.update(torch.tensor(prediction), torch.tensor(target))
     assert int(confusion.matrix.sum()) == 0
 
+@pytest.mark.parametrize('n_classes, ignore_index', [(3, 255), (3, 1), (3, -1), (200, 255), (256, -1), (256, 300), (256, 7)])
+def test_bytes_and_wider_labels_count_the_same(n_classes, ignore_index):
+    rng = np.random.default_rng(0)
+    guess, truth = rng.integers(0, n_classes, (2, 40, 50)).astype(np.uint8)
+    if n_classes <= ignore_index < 256: truth[:5] = ignore_index
+    narrow, wide = (ConfusionMatrix(n_classes, ignore_index).update(guess.astype(t), truth.astype(t)) for t in (np.uint8, np.int64))
+    assert torch.equal(narrow.matrix, wide.matrix) and int(wide.matrix.sum()) == (truth != ignore_index).sum()
+
+@pytest.mark.parametrize('prediction, target', [([3], [0]), ([0], [9]), ([3], [255])])
+def test_bytes_outside_the_class_list_are_refused_too(prediction, target):
+    confusion = ConfusionMatrix(3)
+    with pytest.raises(ValueError, match='outside 0 to 2'): confusion.update(np.uint8(prediction), np.uint8(target))
+    assert int(confusion.matrix.sum()) == 0
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_labels_on_a_gpu_count_the_same():

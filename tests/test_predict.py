@@ -7,8 +7,8 @@ from step_by_step import step_by_step
 from segmenter.model import create_model
 from segmenter.patches import SCENE_CLASSES, scene
 from segmenter.pipelines import eval_resize, normalize
-from segmenter.predict import (MULTI_SCALE, Prediction, Protocol, class_list_of, list_images, make_views, predict, predict_folder,
-                               protocol_for, view_size)
+from segmenter.predict import (MULTI_SCALE, Prediction, Protocol, class_list_of, make_views, predict, predict_stream, protocol_for,
+                               view_size)
 from segmenter.windows import PatchColours
 
 IMAGE, TRUTH = scene(90, 130)
@@ -147,30 +147,75 @@ def test_classes_and_colours_come_from_the_model(model):
 def test_a_prediction_without_a_model_says_so():
     with pytest.raises(ValueError, match='no model'): Prediction(IMAGE, TRUTH, class_list_of(PatchColours(IMAGE, TRUTH, SCENE_CLASSES))).probabilities()
 
-def test_a_folder_is_done_and_its_bad_images_reported(model, photos, tmp_path):
-    (photos/'c.jpg').write_bytes((photos/'b.jpg').read_bytes()[:1500])
-    (photos/'notes.txt').write_text('no image')
-    (photos/'b.PNG').write_bytes((photos/'a.png').read_bytes())
-    report = predict_folder(model, photos, tmp_path/'out', progress=False)
-    assert [p.name for p in report.done] == ['a.png', 'b.PNG', 'b.jpg'] and [p.name for p in report.failed] == ['c.jpg']
-    assert sorted(os.listdir(tmp_path/'out')) == ['a.png', 'a_overlay.jpg', 'b.PNG.png', 'b.PNG_overlay.jpg', 'b.jpg.png', 'b.jpg_overlay.jpg']
-
-def test_one_image_is_a_folder_of_one(model, photos, tmp_path):
-    assert predict_folder(model, photos/'a.png', tmp_path/'out', progress=False).done == [photos/'a.png']
-
-def test_folders_that_cannot_work_are_refused_before_anything_is_written(model, photos, tmp_path):
-    (tmp_path/'none').mkdir()
-    with pytest.raises(ValueError, match='no image'): predict_folder(model, tmp_path/'none', tmp_path/'out', progress=False)
-    with pytest.raises(FileNotFoundError, match='no folder'): list_images(tmp_path/'lost')
-    with pytest.raises(ValueError, match='input folder'): predict_folder(model, photos, photos, progress=False)
-    (tmp_path/'file').write_text('')
-    with pytest.raises(ValueError, match='choose another'): predict_folder(model, photos, tmp_path/'file', progress=False)
-    assert not (tmp_path/'out').exists() and sorted(os.listdir(photos)) == ['a.png', 'b.jpg']
-
 def test_the_bar_ends_full_and_on_the_error_stream(model, capfd):
     predict(model, IMAGE, progress=True)
     seen = capfd.readouterr()
     assert '100%' in seen.err and not seen.out
+
+def test_a_stream_gives_what_predict_gives_and_reads_ahead_little(model, photos):
+    taken = []
+    def images():
+        for size in (40, 64, 80, 33, 90, 51)*2:
+            taken.append(size)
+            yield IMAGE[:size]
+    stream = predict_stream(model, images(), window_batch=3)
+    first = next(stream)
+    assert len(taken) < 5 and np.array_equal(first.label_map, predict(model, IMAGE[:40]).label_map)
+    rest = list(stream)
+    assert [len(p.label_map) for p in rest] == taken[1:]
+    same = [(p.label_map == predict(model, p.image).label_map).mean() for p in rest]
+    assert min(same) > .9999
+
+def test_a_stream_leaves_the_model_in_its_mode_between_images(model):
+    model.train()
+    stream = predict_stream(model, [IMAGE]*3)
+    next(stream)
+    assert model.training
+    model.eval()
+
+def test_a_stream_names_what_cannot_be_read_and_goes_on(model, photos, tmp_path):
+    (tmp_path/'empty.jpg').write_bytes(b'')
+    failed = {}
+    found = list(predict_stream(model, [photos/'a.png', tmp_path/'empty.jpg', photos/'b.jpg'], failed=failed.__setitem__))
+    assert [p.name for p in found] == ['a', 'b'] and 'empty.jpg' in failed[tmp_path/'empty.jpg']
+    with pytest.raises(ValueError, match='empty.jpg'): list(predict_stream(model, [tmp_path/'empty.jpg']))
+
+def test_a_thread_of_pixels_is_refused_in_one_line(model):
+    with pytest.raises(ValueError, match='5000×1|crop or pad') as caught: predict(model, np.zeros((1, 5000, 3), np.uint8), im_size=0, window_size=512)
+    assert '\n' not in str(caught.value)
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 60), (5000, 40), (40, 5000)])
+def test_long_and_tiny_images_are_segmented(model, shape):
+    found = predict(model, np.zeros((*shape, 3), np.uint8))
+    assert found.label_map.shape == shape and found.probabilities((0, 1)).shape == (7, 1, shape[1])
+
+def test_every_output_is_written_and_reads_back(model, tmp_path):
+    import json
+    found = predict(model, IMAGE)
+    paths = dict(zip('lopscr', found.save(tmp_path, 'x', ['labels', 'overlay', 'palette', 'statistics', 'confidence', 'probabilities'], True, True, 16)))
+    assert sorted(os.listdir(tmp_path)) == sorted(p.name for p in paths.values())
+    assert np.array_equal(np.array(Image.open(paths['p'])), found.label_map) and Image.open(paths['o']).width > IMAGE.shape[1]
+    facts = json.loads(paths['s'].read_text())
+    assert sum(c['pixels'] for c in facts['classes']) == facts['height']*facts['width'] == found.label_map.size
+    np.testing.assert_allclose(np.array(Image.open(paths['c']))/65535, found.probabilities().max(0), atol=1e-4)
+    np.testing.assert_allclose(np.load(paths['r']).transpose(2, 0, 1), found.probabilities(), atol=1e-3)
+
+def test_probabilities_of_rows_and_names(model):
+    found = predict(model, IMAGE, multi_scale=True)
+    whole, name = found.probabilities(), found.classes.names[3]
+    np.testing.assert_allclose(found.probabilities((7, 9), [name, 0]), whole[[3, 0], 7:9], atol=1e-6)
+    for rows in ((5, 5), (-1, 4), (80, 91)):
+        with pytest.raises(ValueError, match='of an image with 90'): found.probabilities(rows)
+
+@pytest.mark.slow
+def test_two_thousand_predictions_do_not_grow():
+    import psutil
+    model = PatchColours(*scene(90, 130), SCENE_CLASSES, window_size=32, im_size=48)
+    me, sizes = psutil.Process(), np.random.default_rng(0).integers(30, 200, (40, 2))
+    for i in range(2000):
+        predict(model, np.zeros((*sizes[i % 40], 3), np.uint8)).confidence()
+        if i == 200: early = me.memory_info().rss
+    assert me.memory_info().rss < 1.02*early
 
 @pytest.mark.slow
 def test_a_large_image_is_segmented_in_bounded_memory():

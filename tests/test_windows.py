@@ -76,7 +76,9 @@ def test_sliding_probabilities_equal_the_step_by_step_ones(seed):
 def test_the_size_of_a_tile_changes_nothing(tile):
     model, view = Patchwork(12, 8), [torch.randn(1, 3, 41, 53)]
     args = (model, view, [False], (61, 47), 24, 17)
-    assert torch.equal(sliding_labels(*args, tile=tile), sliding_labels(*args))
+    differ = sliding_labels(*args, tile=tile) != sliding_labels(*args)
+    best = step_by_step(*args).topk(2, 0).values
+    assert not (differ & (best[0] - best[1] > 1e-5)).any()
 
 class LargestTensor(TorchDispatchMode):
     "The largest number of elements any operation returned."
