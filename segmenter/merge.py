@@ -45,9 +45,10 @@ class Merged:
     @property
     def device(self): return self.mosaics[0].device
 
-# %% ../nbs/20a_merge.ipynb #c6acd7ca
+# %% ../nbs/20a_merge.ipynb #b3fc93b8
 @patch
 def crop(self:Merged, v, place):
+    "The window of view `v` that begins at `place` (y, x): pixels `[C, w, w]`."
     y, x = place
     return self.views[v][..., y:y+self.window[0], x:x+self.window[0]]
 
