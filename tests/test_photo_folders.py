@@ -101,7 +101,7 @@ from segmenter.patches import SCENE_CLASSES, scene
 from segmenter.photo_folders import predict_folder
 from segmenter.windows import PatchColours
 class Slow(PatchColours):
-    def masks(self, images): time.sleep(.05); return super().masks(images)
+    def masks(self, images): time.sleep(float(sys.argv[3])); return super().masks(images)
 model = Slow(*scene(90, 130), SCENE_CLASSES, window_size=64, im_size=80)
 print(predict_folder(model, sys.argv[1], sys.argv[2], progress=False))
 """
@@ -111,7 +111,7 @@ def test_an_interrupt_leaves_whole_files_and_the_next_run_goes_on(model, tmp_pat
     folder.mkdir()
     for i in range(30): Image.fromarray(IMAGE).save(folder/f'{i:02}.png')
     command = [sys.executable, '-c', SCRIPT, str(folder), str(out)]
-    run = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen([*command, '1'], stderr=subprocess.DEVNULL)
     for _ in range(600):
         if out.is_dir() and len(list(out.glob('[0-9]*'))) > 5: break
         time.sleep(.1)
@@ -120,6 +120,6 @@ def test_an_interrupt_leaves_whole_files_and_the_next_run_goes_on(model, tmp_pat
     there = sorted(out.iterdir())
     assert 5 < len(there) < 60 and not [p for p in there if p.name.startswith('.')]
     for path in there: Image.open(path).load()
-    second = subprocess.run(command, capture_output=True, text=True)
+    second = subprocess.run([*command, '0'], capture_output=True, text=True)
     assert second.returncode == 0 and 'were done before' in second.stdout, second.stderr
     assert len(list(out.iterdir())) == 60
