@@ -95,7 +95,8 @@ def test_one_torn_photograph_among_many_costs_itself_alone(model, tmp_path, n):
     assert len(os.listdir(tmp_path/'out')) == n - 1
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler) # a shell starts what runs behind it deaf to interrupts
 from pathlib import Path
 from segmenter.patches import SCENE_CLASSES, scene
 from segmenter.photo_folders import predict_folder
