@@ -18,7 +18,7 @@ if __name__ == '__main__': setup(
     keywords=facts['keywords'].split(), author=facts['author'], license='Apache-2.0',
     python_requires='>=' + facts['min_python'],
     packages=find_packages(include=['segmenter', 'segmenter.*'], exclude=['segmenter._authors*']) + segm,
-    package_dir={'segm': 'segmenter/_authors'}, package_data={'segmenter': ['py.typed']},
+    package_dir={'segm': 'segmenter/_authors'}, package_data={'segmenter': ['py.typed', 'weights/*']},
     install_requires=lines('requirements'),
     extras_require={'dev': lines('dev_requirements'), 'export': lines('export_requirements'), 'geo': lines('geo_requirements'), 'cityscapes': lines('cityscapes_requirements')},
     entry_points={'console_scripts': lines('console_scripts')},

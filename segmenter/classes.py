@@ -185,9 +185,13 @@ def read_classes(
     facts = _read_class_file(path)
     return ClassList(facts['names'], facts['colours'] and np.array(facts['colours']), -1 if len(facts['names']) > 255 else 255)
 
-# %% ../nbs/10_classes.ipynb #eb479da7
+# %% ../nbs/10_classes.ipynb #37aa5b89
 def _strangers(label_map, n_classes, ignore_index):
     "Ids that are neither a class nor void, and how many pixels hold each."
+    if label_map.dtype == np.uint8: # count every byte there is
+        if label_map.size and label_map.max() < n_classes: return {}
+        counts = np.bincount(label_map.ravel(), minlength=256)
+        return {v: int(counts[v]) for v in range(n_classes, 256) if counts[v] and v != ignore_index}
     wrong = ((label_map < 0) | (label_map >= n_classes)) & (label_map != ignore_index)
     if not wrong.any(): return {}
     values, counts = np.unique(label_map[wrong], return_counts=True)
@@ -210,7 +214,7 @@ def check_label_map(
         f'allowed are 0–{n_classes-1}, and {ignore_index} for void')
     return label_map
 
-# %% ../nbs/10_classes.ipynb #c00bd71e
+# %% ../nbs/10_classes.ipynb #55e8e3ed
 def colour(
     label_map:np.ndarray, # `[H, W]`, ids
     palette, # `[K, 3]` RGB, 0–255
@@ -218,8 +222,11 @@ def colour(
 )->np.ndarray: # `[H, W, 3]` RGB uint8
     "Paint each id in its colour, by one table look-up."
     table = np.concatenate([np.asarray(palette, np.uint8), np.zeros((1, 3), np.uint8)])
-    label_map = check_label_map(np.asarray(label_map), len(table) - 1, ignore_index)
-    return table[np.where(label_map == ignore_index, len(table) - 1, label_map)]
+    k, label_map = len(table) - 1, check_label_map(np.asarray(label_map), len(table) - 1, ignore_index)
+    if label_map.dtype != np.uint8: return table[np.where(label_map == ignore_index, k, label_map)]
+    ids = np.minimum(np.arange(256), k)
+    if 0 <= ignore_index < 256: ids[ignore_index] = k
+    return np.take(table[ids], label_map, 0, out=np.empty((*label_map.shape, 3), np.uint8), mode='clip')
 
 # %% ../nbs/10_classes.ipynb #4eb030cc
 def overlay(

@@ -92,13 +92,19 @@ def _landcover_root(data_root=None):
         if not folder.is_dir(): raise
     return folder
 
-# %% ../nbs/11_datasets.ipynb #44b43f88
+# %% ../nbs/11_datasets.ipynb #b1623959
 _TOP = {'ade20k': 'ade20k', 'pascal_context': 'pcontext/VOCdevkit/VOC2010', 'cityscapes': 'cityscapes', 'camvid': 'camvid'}
+
+def _unpacked(root, name):
+    "A folder; or the same inside its zip, where only that lies there: beside it, in downloads/, or in the data root."
+    places = [place/f'{name}.zip' for place in (root, root/'downloads', root.parent)]
+    archive = next((place for place in places if place.is_file()), None)
+    return root/name if archive is None or (root/name).is_dir() else Path(f'{archive}!')/name
 
 def _ade20k(root, split, strict=True):
     part = lookup('split', split, {'train': 'training', 'val': 'validation', 'test': 'testing'})
-    if split == 'test': return list(_named(root/'release_test'/part, ['.jpg']).values()), None
-    root = root/'ADEChallengeData2016'
+    if split == 'test': return list(_named(_unpacked(root, 'release_test')/part, ['.jpg']).values()), None
+    root = _unpacked(root, 'ADEChallengeData2016')
     return _pairs(root/'images'/part, root/'annotations'/part, ['.jpg'], ['.png'], strict)
 
 def _pascal_context(root, split, strict=True):
@@ -122,7 +128,7 @@ def _cityscapes(root, split, strict=True):
     there = [kind for kind in kinds if labels.is_dir() and _named(labels, [kind])]
     return _pairs(images, labels, end, (there or kinds)[:1], strict)
 
-# %% ../nbs/11_datasets.ipynb #586ab24b
+# %% ../nbs/11_datasets.ipynb #bdd576e8
 _LAYOUTS = {'ade20k': _ade20k, 'pascal_context': _pascal_context, 'cityscapes': _cityscapes, 'camvid': _folder_pairs, 'landcover': _folder_pairs}
 
 def _known_root(name, data_root):
@@ -132,6 +138,7 @@ def _known_root(name, data_root):
     if not root: raise ValueError(f'where does {name!r} lie? Give data_root, or set the environment variable DATASET, '
                                   f'to the folder that holds {top}/ (on the command line: --data-root)')
     root = Path(root).expanduser()
+    if name == 'ade20k' and any((root/f'{part}.zip').is_file() for part in ('ADEChallengeData2016', 'release_test')): return root/top
     if not (root/top).is_dir(): raise FileNotFoundError(f'no folder {str(root/top)!r}; data_root (--data-root, or the variable DATASET) is the folder that holds {top}/')
     return root/top
 

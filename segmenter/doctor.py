@@ -15,22 +15,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-# %% ../nbs/12_doctor.ipynb #3ec33fea
+# %% ../nbs/12_doctor.ipynb #e4c2af22
 import numpy as np
 from fastcore.basics import patch
 from .classes import ClassList, overlay
 from .datasets import SETTINGS, load_dataset
 from .folders import folder_splits
 from .guards import UnknownName, atomic_write, writable_folder
-from .pairs import Dataset, _image_size, read_image
+from .pairs import Dataset, _beside, _bytes, _image_size, read_image
 
-# %% ../nbs/12_doctor.ipynb #0a446727
+# %% ../nbs/12_doctor.ipynb #c98aca79
 KINDS = { # Kind: would it break a training, and what mends it
     'layout': (True, 'put the files where the message says'),
     'missing_label': (True, 'add the label map under that name, or take the image out'),
     'label_without_image': (False, 'nobody will read it: add the image, or take it out'),
     'unreadable_image': (True, 'get the file again, or take the pair out'),
     'truncated_image': (True, 'get the file again: a training stops at it, or learns from a picture that is partly grey'),
+    'damaged_image': (False, 'look at the picture: from some place on it may be grey or shifted; if so, get the file again'),
     'unreadable_label': (True, 'get the file again, or take the pair out'),
     'size': (True, 'image and label map must have the same pixels: find the right partner, or make the label map again'),
     'rgb_mask': (True, 'this is an RGB mask: give the classes their colours (colours: in dataset.yaml), or store one id a pixel'),
@@ -76,15 +77,28 @@ def _why_broken(data):
     except Exception as e: return str(e) or type(e).__name__ # a damaged file can raise anything
     return ''
 
-# %% ../nbs/12_doctor.ipynb #da794ef1
+# %% ../nbs/12_doctor.ipynb #7c0a0767
+def _complaint(data):
+    "What the decoder of a JPEG complains about, and how grave it is; None when it is content."
+    import cv2, simplejpeg
+    if data[:2] != b'\xff\xd8': return None
+    try: simplejpeg.decode_jpeg(data, 'GRAY', fastdct=True, fastupsample=True, min_height=1, min_width=1)
+    except ValueError as e:
+        try: simplejpeg.decode_jpeg(data, 'GRAY', min_height=1, min_width=1, strict=False)
+        except ValueError:
+            if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None: return 'unreadable_image', str(e) # a training would stop at it
+        if str(e).startswith(('Corrupt', 'Premature', 'Inconsistent', 'Invalid')): return 'damaged_image', str(e)
+
+# %% ../nbs/12_doctor.ipynb #5afd2edc
 def _image_facts(path, in_chans=3):
     "Height and width, a digest of the bytes, and (kind, detail) of what is wrong."
-    try: data = Path(path).read_bytes()
-    except OSError as e: return None, None, ('unreadable_image', e.strerror)
+    try: data = _bytes(path)
+    except (OSError, ValueError) as e: return None, None, ('unreadable_image', getattr(e, 'strerror', None) or str(e))
     digest = hashlib.sha256(data).hexdigest()
     if why := _why_broken(data): return None, digest, ('truncated_image' if data else 'unreadable_image', why)
-    try: return tuple(_image_size(path, in_chans)), digest, None
+    try: size = tuple(_image_size(path, in_chans))
     except Exception: return None, digest, ('unreadable_image', f'{len(data)} bytes that are no picture')
+    return size, digest, _complaint(data)
 
 # %% ../nbs/12_doctor.ipynb #2a07218d
 def _histogram(ids):
@@ -107,7 +121,12 @@ def _colours(ids, palette):
     listed = np.isin(found, known).sum()
     return f'{len(found)} colours, {listed} of them of the palette'
 
-# %% ../nbs/12_doctor.ipynb #d3a24faf
+# %% ../nbs/12_doctor.ipynb #8c29f8ca
+def _why_unread(path):
+    "Why a label map cannot be decoded."
+    try: return _why_broken(_bytes(path)) or 'no picture that can be decoded'
+    except (OSError, ValueError) as e: return getattr(e, 'strerror', None) or str(e)
+
 def _label_facts(data, i):
     "The ids as stored, or None and (kind, detail) of what is wrong."
     path, palette = data.labels[i], data.classes.palette
@@ -115,8 +134,8 @@ def _label_facts(data, i):
     except FileNotFoundError: return None, ('missing_label', _instead(path))
     except ValueError as e:
         if 'colours that no class has' in str(e): return None, ('unknown_colours', str(e).split(': ', 1)[1].split(';')[0])
-        return None, ('unreadable_label', _why_broken(Path(path).read_bytes()) or 'no picture that can be decoded')
-    except Exception: return None, ('unreadable_label', _why_broken(Path(path).read_bytes()) or 'no picture that can be decoded')
+        return None, ('unreadable_label', _why_unread(path))
+    except Exception: return None, ('unreadable_label', _why_unread(path))
     if ids.ndim == 3: return None, ('rgb_mask', _colours(ids, palette))
     if ids.dtype.kind not in 'iu': return None, ('not_ids', f'the pixels are {ids.dtype}')
     return ids, None
@@ -125,7 +144,7 @@ def _instead(path):
     "What lies beside a missing label map that may have been meant."
     path = Path(path)
     stem = path.name.split('_gtFine')[0].rsplit('.', 1)[0]
-    near = sorted(f.name for f in path.parent.glob('*') if f.name.split('_gtFine')[0].rsplit('.', 1)[0] == stem) if path.parent.is_dir() else []
+    near = sorted(f.name for f in _beside(path.parent) if f.name.split('_gtFine')[0].rsplit('.', 1)[0] == stem)
     made = '; csCreateTrainIdLabelImgs of cityscapesscripts writes it' if path.name.endswith('labelTrainIds.png') else ''
     return 'no such file' + (f'; beside it lies {", ".join(near[:3])}' if near else '') + made
 
@@ -200,7 +219,7 @@ def _count(data, pairs):
     sizes = Counter(f'{p.size[1]}×{p.size[0]}' for p in pairs if p.size)
     return Counts(len(pairs), len(data), [pixels[k] for k in classes], [shown_in[k] for k in classes], pixels[data.classes.ignore_index], dict(sizes))
 
-# %% ../nbs/12_doctor.ipynb #9e7ef3e9
+# %% ../nbs/12_doctor.ipynb #f724b0eb
 def _split_problems(data, pairs, counts):
     "What is wrong with a split as a whole."
     stored, some = Counter(), f' in the {counts.images} images looked at' if counts.images < counts.listed else ''
@@ -216,8 +235,8 @@ def _orphans(data):
     if data.labels is None or data.name == 'pascal_context': return []
     stem = lambda f: f.name.split('_leftImg8bit')[0].split('_gtFine')[0].rsplit('.', 1)[0]
     ending, asked = str(data.labels[0]).split('_gtFine')[-1] if data.name == 'cityscapes' else '.png', {*map(Path, [*data.labels, *data.images])}
-    images = {stem(f) for place in {Path(f).parent for f in data.images} for f in place.glob('[!.]*')} - {stem(f) for f in asked} # of other splits
-    return sorted(f for place in {f.parent for f in map(Path, data.labels)} for f in place.glob(f'[!.]*{ending}') if f not in asked and stem(f) not in images)
+    images = {stem(f) for place in {Path(f).parent for f in data.images} for f in _beside(place)} - {stem(f) for f in asked} # of other splits
+    return sorted(f for place in {f.parent for f in map(Path, data.labels)} for f in _beside(place) if f.name.endswith(ending) and f not in asked and stem(f) not in images)
 
 # %% ../nbs/12_doctor.ipynb #e0d888e4
 def _twins(parts):
@@ -236,7 +255,7 @@ def _untrained(counts, names):
     lost = [name for name, a, b in zip(names, counts['train'].pixels, counts['val'].pixels) if b and not a]
     if lost and any(counts['train'].pixels): yield Problem('only_in_val', '', ', '.join(lost), 'val')
 
-# %% ../nbs/12_doctor.ipynb #cbdb1332
+# %% ../nbs/12_doctor.ipynb #f5aa90a6
 def _splits_of(folder):
     "Splits a folder has, as far as they can be told."
     try: return folder_splits(folder)
@@ -254,7 +273,9 @@ def _parts(dataset, splits, data_root):
         try: found.append(load_dataset(dataset, split, data_root, strict=False))
         except (FileNotFoundError, ValueError, UnknownName) as e:
             if not here or splits and isinstance(e, UnknownName): raise
-            problems.append(Problem('layout', '', str(e), split))
+            same = next((p for p in problems if p.detail == str(e)), None) # said once for all splits
+            if same: object.__setattr__(same, 'split', f'{same.split}, {split}')
+            else: problems.append(Problem('layout', '', str(e), split))
     return found, problems
 
 # %% ../nbs/12_doctor.ipynb #a3164a0e
@@ -387,19 +408,19 @@ def show(self:Audit,
     for handle in legend.legend_handles: handle.set_facecolor('.8')
     return ax
 
-# %% ../nbs/12_doctor.ipynb #74172521
-def _or_none(path):
+# %% ../nbs/12_doctor.ipynb #e1f08b3c
+def _or_none(read, of):
     "A picture, if it can be read."
-    try: return read_image(path)
+    try: return read(of)
     except (OSError, ValueError): return None
 
 def _picture(a, p):
     "Image and label map of a problem, side by side; red where the id means nothing."
     data = a.parts[p.split]
-    image = _or_none(data.images[p.index])
+    image = _or_none(data.picture, p.index)
     if image is None: image = np.full((90, 120, 3), 200, np.uint8)
     ids, _ = _label_facts(data, p.index) if data.labels else (None, None)
-    if ids is None: return image, _or_none(data.labels[p.index]) if data.labels else None
+    if ids is None: return image, _or_none(read_image, data.labels[p.index]) if data.labels else None
     trained = data.training_ids(ids)
     strange = (trained != data.classes.ignore_index) & ((trained < 0) | (trained >= len(data.classes)))
     known = np.where(strange, data.classes.ignore_index, trained)

@@ -198,25 +198,33 @@ def show_per_class(
     ax.legend(loc='lower right', fontsize=8)
     return ax
 
-# %% ../nbs/23_evaluate.ipynb #8c520048
+# %% ../nbs/23_evaluate.ipynb #8ae87b25
+def _verdict(labels, truth, ignore_index):
+    "Green where right, red where wrong, black where void."
+    picture = np.where((labels == truth)[..., None], np.uint8([60, 160, 90]), np.uint8([205, 60, 50]))
+    picture[truth == ignore_index] = 0
+    return picture
+
 def show_samples(
     model, # A `Segmenter`
     dataset, # A `Dataset` with label maps
     indices, # Which images
     protocol:Protocol|None=None, # None: the model's
+    errors:bool=False, # A fourth picture: where it is wrong
+    titles=None, # Words above each row; None: none
 ): # The figure
     "Image, truth and prediction, a row each, with one legend."
     import matplotlib.pyplot as plt
-    protocol, classes, present = protocol or protocol_for(model), dataset.classes, set()
-    fig, axs = plt.subplots(len(indices), 3, figsize=(7.5, 2.2*len(indices)), layout='constrained', squeeze=False)
-    for row, i in zip(axs, indices):
+    protocol, c, present, n = protocol or protocol_for(model), dataset.classes, set(), 3 + errors
+    fig, axs = plt.subplots(len(indices), n, figsize=(2.5*n, 2.2*len(indices)), layout='constrained', squeeze=False)
+    for ax, title in zip(axs[0], ('' if titles else 'image', 'truth', 'prediction', 'errors')): ax.set_title(title, fontsize=9)
+    for row, i, title in zip(axs, indices, titles or ['']*len(indices)):
         truth, p = dataset.label_map(i), segment(model, dataset.image(i), protocol)
         present |= set(np.unique(truth)) | set(np.unique(p.label_map))
-        for ax, picture in zip(row, (p.image, colour(truth, classes.palette, classes.ignore_index), p.colours())):
-            ax.imshow(picture)
-            ax.axis('off')
-    for ax, title in zip(axs[0], ('image', 'truth', 'prediction')): ax.set_title(title, fontsize=9)
-    fig.legend(handles=legend_handles(classes, sorted(present)), loc='outside right upper', frameon=False, fontsize=8)
+        parts = dataset.picture(i), colour(truth, c.palette, c.ignore_index), p.colours(), _verdict(p.label_map, truth, c.ignore_index)
+        for ax, picture in zip(row, parts): ax.imshow(picture); ax.axis('off')
+        if title: row[0].set_title(title, fontsize=8, loc='left')
+    fig.legend(handles=legend_handles(c, sorted(present)), loc='outside right upper', frameon=False, fontsize=8)
     return fig
 
 # %% ../nbs/23_evaluate.ipynb #04d8c650

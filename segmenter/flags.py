@@ -62,7 +62,12 @@ def _add_flag(parser, name, about, default, kind):
     parser.add_argument(*filter(None, [_SHORT.get(name), _flag(name)]), dest=name, help=about + shown,
                         required=default is Parameter.empty, default=None if default in (Parameter.empty, ()) else default, **how)
 
-# %% ../nbs/65_flags.ipynb #01f9974e
+# %% ../nbs/65_flags.ipynb #70f0e3b8
+def _themes(verb):
+    "For each field of a dataclass behind `**`, the first line of the class that declares it."
+    behind = [p.annotation for p in signature(verb).parameters.values() if p.kind is Parameter.VAR_KEYWORD and is_dataclass(p.annotation)]
+    return {name: cls.__doc__.rstrip('.') for kind in behind for cls in reversed(kind.__mro__) for name in cls.__dict__.get('__annotations__', ())}
+
 class _Parser(argparse.ArgumentParser):
     "Refuses in one line."
     def error(self, message): raise ValueError(f'{message}; see {self.prog} --help')
@@ -73,9 +78,12 @@ def verb_parser(
 )->argparse.ArgumentParser: # Its command line
     "The parser a verb's signature describes."
     parser = _Parser(prog or f'segmenter {verb.__name__}', description=verb.__doc__, allow_abbrev=False)
+    themes, groups = _themes(verb), {None: parser}
     for name, about, default, kind, positional in _parameters(verb):
+        theme = themes.get(name)
+        if theme not in groups: groups[theme] = parser.add_argument_group(theme)
         if positional: parser.add_argument(name, metavar=name.upper(), type=kind, help=about)
-        else: _add_flag(parser, name, about, default, kind)
+        else: _add_flag(groups[theme], name, about, default, kind)
     return parser
 
 # %% ../nbs/65_flags.ipynb #d2404695

@@ -53,14 +53,19 @@ def _parsed(path):
     if not isinstance(said, Mapping): raise ValueError(f'{str(path)!r} should hold keys such as classes: and ignore:, not {type(said).__name__}')
     return {{'colors': 'colours', 'palette': 'colours', 'colored': 'coloured', 'names': 'classes'}.get(key, key): value for key, value in said.items()}
 
-# %% ../nbs/10b_folders.ipynb #a529bbcd
+# %% ../nbs/10b_folders.ipynb #dbf8e496
+def _by_name(root):
+    "The way out for a data set that is known by name and was given as a folder."
+    at = root.resolve()
+    return f"; if it is the known data set, say {at.name!r} with --data-root {at.parent} (data_root)" if at.name in ('camvid', 'ade20k', 'cityscapes') else ''
+
 def _with_classes(root, said):
     "Class list, colours and ids in one form, from wherever they are."
     classes = said.get('classes')
     if classes is None:
         path = next((root/name for name in _NAMED if (root/name).is_file()), None)
         if path is None and said.get('binary'): return said | dict(classes=['background', 'foreground'])
-        if path is None: raise FileNotFoundError(f'{str(root)!r} has no classes.txt (or codes.txt, classes.yaml, classes.json) with one class name a line, and no dataset.yaml that names classes')
+        if path is None: raise FileNotFoundError(f'{str(root)!r} has no classes.txt (or codes.txt, classes.yaml, classes.json) with one class name a line, and no dataset.yaml that names classes{_by_name(root)}')
         facts = _read_class_file(path)
     else: facts = _read_class_file(root/classes) if isinstance(classes, str) else _class_facts(classes, f'classes of {str(root)!r}')
     names = facts.pop('names')

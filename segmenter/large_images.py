@@ -89,13 +89,14 @@ def open_rows(
     try: yield rows
     finally: rows.close()
 
-# %% ../nbs/21b_large_images.ipynb #7a3ec70f
+# %% ../nbs/21b_large_images.ipynb #a9c85be5
 def _window_row(model, band, anchors, window_size, window_batch, normalization):
     "Masks of one row of windows, side by side: `[g, K, q·g]`."
-    found = []
+    found, crops = [], torch.empty(min(window_batch, len(anchors)), band.shape[2], window_size, window_size)
     for start in range(0, len(anchors), window_batch):
-        crops = [normalize(np.ascontiguousarray(band[:, x:x+window_size]), normalization) for x in anchors[start:start+window_batch]]
-        with torch.inference_mode(): masks = model.masks(torch.stack(crops).to(model.device)).float()
+        some = anchors[start:start+window_batch]
+        for crop, x in zip(crops, some): crop.copy_(normalize(np.ascontiguousarray(band[:, x:x+window_size]), normalization))
+        with torch.inference_mode(): masks = model.masks(crops[:len(some)].to(model.device)).float()
         found += masks.permute(0, 2, 1, 3)
     return torch.cat(found, -1)
 
@@ -117,14 +118,19 @@ def _band(mosaic, first_input, first, last, shape, window):
                 labels[i*h:(i+1)*h, j*w:(j+1)*w] = _tile_labels([(mosaic, _shifted(row, first_input), col)])
     return labels.cpu().numpy()
 
-# %% ../nbs/21b_large_images.ipynb #acf366bf
+# %% ../nbs/21b_large_images.ipynb #96f388f9
 def _three(band):
     "Rows as `[h, W, 3]` uint8; a grey band thrice, of more than three the first."
     if band.ndim == 2: band = band[..., None]
     if band.dtype != np.uint8: raise ValueError(f'rows of {band.dtype}: expected uint8')
     return band[..., :3] if band.shape[2] > 2 else np.repeat(band[..., :1], 3, 2)
 
-# %% ../nbs/21b_large_images.ipynb #f79f9d7a
+def _fill(band, rows, first):
+    "Rows from `first` on into an array that is there already, about 4 MB at a time."
+    step = max(1, 2**22//band[0].nbytes)
+    for y in range(0, len(band), step): band[y:y+step] = _three(rows.read(first + y, first + min(y + step, len(band))))
+
+# %% ../nbs/21b_large_images.ipynb #e0a71ced
 def label_bands(
     model, # A `Segmenter`
     rows, # As `open_rows` gives it, at least a window high and wide
@@ -135,19 +141,19 @@ def label_bands(
     "Labels of an image of any height, a row of windows at a time (project)."
     careful, shape, window = _Careful(model), rows.shape, (window_size, window_stride, model.patch_size)
     down, across = (window_anchors(n, window_size, window_stride) for n in shape)
-    alive, grid = deque(), -(-window_size//model.patch_size)
+    alive, grid, band = deque(), -(-window_size//model.patch_size), np.empty((window_size, shape[1], 3), np.uint8)
     for i, (first, last) in enumerate(zip(down, [*down[1:], shape[0]])):
-        band = _three(rows.read(first, first + window_size))
+        _fill(band, rows, first)
         alive.append((i, _window_row(careful, band, across, window_size, window_batch, model.config.normalization)))
         while down[alive[0][0]] + window_size <= first: alive.popleft()
         yield _band(torch.cat([mosaic for _, mosaic in alive]), alive[0][0]*grid, first, last, shape, window)
 
-# %% ../nbs/21b_large_images.ipynb #06c0c813
+# %% ../nbs/21b_large_images.ipynb #ff14c854
 @contextmanager
 def _npy_sink(path, shape, dtype, rows, classes):
     with open(path, 'wb') as f:
         np.lib.format.write_array_header_1_0(f, dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=tuple(shape)))
-        yield lambda first, band: band.astype(dtype).tofile(f)
+        yield lambda first, band: band.astype(dtype, copy=False).tofile(f)
 
 @contextmanager
 def _tiff_sink(path, shape, dtype, rows, classes):
@@ -158,7 +164,7 @@ def _tiff_sink(path, shape, dtype, rows, classes):
         f = rasterio.open(path, 'w', **how, **{k: v for k, v in geo.items() if v is not None})
     with rasterio.Env(GDAL_CACHEMAX=64), f:
         if dtype == np.uint8: f.write_colormap(1, {i: tuple(c) for i, c in enumerate(classes.palette.tolist())})
-        yield lambda first, band: f.write(band.astype(dtype), 1, window=((first, first + len(band)), (0, shape[1])))
+        yield lambda first, band: f.write(band.astype(dtype, copy=False), 1, window=((first, first + len(band)), (0, shape[1])))
 
 _SINKS = {'.npy': _npy_sink, '.tif': _tiff_sink, '.tiff': _tiff_sink}
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Sequence
 
-# %% ../nbs/21a_photo_folders.ipynb #81e7b1ca
+# %% ../nbs/21a_photo_folders.ipynb #4e1534fd
 from .guards import writable_folder
-from .datasets import read_image
+from .pairs import read_bands
 from .predict import Prediction, _check_view, _predictions, class_list_of, output_paths, protocol_for
 
 # %% ../nbs/21a_photo_folders.ipynb #a0345357
@@ -71,17 +71,17 @@ def _work(folder, out, recursive, outputs, overwrite, report):
     for path in report.skipped: del todo[path]
     return todo
 
-# %% ../nbs/21a_photo_folders.ipynb #eb99209d
-def _images_of(paths, protocol, report):
+# %% ../nbs/21a_photo_folders.ipynb #f62b72a2
+def _images_of(paths, protocol, report, in_chans=3):
     "Decode one image after the other; report those that cannot be segmented."
     for path in paths:
         try:
-            image = read_image(path)
+            image = read_bands(path, in_chans)
             _check_view(image, protocol)
         except (OSError, ValueError) as e: report.failed[path] = str(e) if str(path) in str(e) else f'{str(path)!r}: {e}'
         else: yield path, image
 
-# %% ../nbs/21a_photo_folders.ipynb #10569dec
+# %% ../nbs/21a_photo_folders.ipynb #bb3816d7
 def predict_folder(
     model, # A `Segmenter`
     folder, # Folder of images, or one image
@@ -107,7 +107,7 @@ def predict_folder(
     writable_folder(out)
     protocol = protocol_for(model, im_size=im_size, window_size=window_size, window_stride=window_stride, multi_scale=multi_scale)
     bar = tqdm(total=len(todo), unit='image', disable=not progress)
-    for merged, path, image in _predictions(model, _images_of(todo, protocol, report), protocol, window_batch):
+    for merged, path, image in _predictions(model, _images_of(todo, protocol, report, model.config.in_chans), protocol, window_batch):
         found, place = Prediction(image, merged.labels().cpu().numpy(), class_list_of(model), path.stem, merged), out/todo[path]
         found.save(place.parent, place.name, outputs, contours, legend, bits)
         report.done.append(path)

@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, Sequence
 
-# %% ../nbs/21_predict.ipynb #3b8fc56a
+# %% ../nbs/21_predict.ipynb #8f3f5dc5
 import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor
 from .classes import ClassList, class_list, colour, show_legend
 from .datasets import SETTINGS, read_image
+from .pairs import picture_of, read_bands
 from .guards import atomic_write, lookup, writable_folder
 from .merge import Merged, Quicker, _counter, slide
 from .outputs import annotated, confidence_png, label_png, palette_png, statistics
@@ -101,15 +102,16 @@ def make_views(
             flips.append(flip)
     return views, flips
 
-# %% ../nbs/21_predict.ipynb #0f8ab508
+# %% ../nbs/21_predict.ipynb #67e9d7fa
 @dataclass
 class Prediction:
     "What a model sees in one image."
-    image:np.ndarray # `[H, W, 3]` RGB uint8, as it was given
+    image:np.ndarray # `[H, W, 3]` RGB uint8, as it was given; of other bands `picture_of` them
     label_map:np.ndarray # `[H, W]`, class of each pixel; uint8, wider above 256 classes
     classes:ClassList # Names and colours
     name:str='prediction' # Stem of the image's file
     merged:Merged|None=field(default=None, repr=False) # What the network said; None for a label map from elsewhere
+    def __post_init__(self): self.image = picture_of(self.image) # for the eye, whatever the bands
 
     @property
     def palette(self): return self.classes.palette # `[K, 3]` uint8
@@ -139,10 +141,20 @@ def class_list_of(
     void = -1 if 0 <= c.ignore_index < c.n_classes else c.ignore_index
     return ClassList(c.classes, None if c.palette is None else np.array(c.palette), void)
 
-# %% ../nbs/21_predict.ipynb #8ecc666b
-def _as_image(image):
-    "RGB uint8 array of whatever was given, and a name for it."
-    if isinstance(image, (str, Path)): return read_image(image), Path(image).stem
+# %% ../nbs/21_predict.ipynb #c7666fe1
+def _as_bands(image, in_chans):
+    "An array of a model's own bands, as `read_bands` would give it."
+    image = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image.convert('L') if in_chans == 1 and hasattr(image, 'convert') else image)
+    if image.ndim == 2 and in_chans == 1: image = image[..., None]
+    if image.ndim == 3 and image.shape[2] != in_chans == image.shape[0]: image = np.moveaxis(image, 0, -1)
+    if image.ndim != 3 or image.shape[2] != in_chans or image.dtype.kind not in 'uif' or not image.size: raise ValueError(
+        f'an image of shape {list(image.shape)} and type {image.dtype}: expected [H, W, {in_chans}] numbers (in_chans is {in_chans})')
+    return np.ascontiguousarray(image if image.dtype == np.uint8 else image.astype(np.float32))
+
+def _as_image(image, in_chans=3):
+    "RGB uint8 array of whatever was given (or an array of other bands), and a name for it."
+    if isinstance(image, (str, Path)): return read_bands(image, in_chans), Path(image).stem
+    if in_chans != 3: return _as_bands(image, in_chans), 'prediction'
     if isinstance(image, Tensor):
         image = image.detach().cpu()
         if image.is_floating_point():
@@ -233,7 +245,7 @@ def segment(
         labels = merged.labels(None, tile, advance).cpu().numpy()
     return Prediction(image, labels, class_list_of(model), name, merged)
 
-# %% ../nbs/21_predict.ipynb #8f3dfe82
+# %% ../nbs/21_predict.ipynb #8557e775
 def predict(
     model, # A `Segmenter`
     image, # Path, `[H, W, 3]` uint8 array, PIL image, or `[3, H, W]` tensor (uint8, or float in 0 to 1)
@@ -248,7 +260,7 @@ def predict(
     compile:bool=False, # Compile the network: for many images on a GPU
 )->Prediction: # At the image's own size
     "Segment one image, the way the model was evaluated."
-    image, name = _as_image(image)
+    image, name = _as_image(image, model.config.in_chans)
     protocol = protocol_for(model, im_size=im_size, window_size=window_size, window_stride=window_stride, multi_scale=multi_scale)
     return segment(model, image, protocol, name, window_batch, progress, precision, compile)
 
@@ -273,11 +285,11 @@ def show(self:Prediction,
         ax.axis('off')
     self.legend(axs[1])
 
-# %% ../nbs/21_predict.ipynb #6423915f
-def _readable(images, failed):
+# %% ../nbs/21_predict.ipynb #c7443dc0
+def _readable(images, failed, in_chans=3):
     "Name and array of each image; what cannot be read goes to `failed`."
     for image in images:
-        try: array, name = _as_image(image)
+        try: array, name = _as_image(image, in_chans)
         except (OSError, ValueError) as e:
             if failed is None: raise
             failed(image, str(e))
@@ -299,7 +311,7 @@ def predict_stream(
     "Segment images one after the other, in constant memory."
     protocol = protocol_for(model, im_size=im_size, window_size=window_size, window_stride=window_stride, multi_scale=multi_scale)
     classes = class_list_of(model)
-    for merged, name, image in _predictions(model, _readable(images, failed), protocol, window_batch, None, precision, compile):
+    for merged, name, image in _predictions(model, _readable(images, failed, model.config.in_chans), protocol, window_batch, None, precision, compile):
         yield Prediction(image, merged.labels().cpu().numpy(), classes, name, merged)
 
 # %% ../nbs/21_predict.ipynb #a606c812

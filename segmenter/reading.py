@@ -11,9 +11,9 @@ __all__ = ['read_pair']
 import functools
 from pathlib import Path
 
-# %% ../nbs/13b_reading.ipynb #638e95de
+# %% ../nbs/13b_reading.ipynb #f50b17f0
 import numpy as np
-from .pairs import Dataset
+from .pairs import Dataset, _bytes
 
 # %% ../nbs/13b_reading.ipynb #37f894ba
 def _tables(dataset):
@@ -24,7 +24,7 @@ def _tables(dataset):
     wrong = ((ids < 0) | (ids >= n)) & (ids != void)
     return np.where(wrong, 0, ids).astype(np.uint8), wrong.astype(np.uint8)
 
-# %% ../nbs/13b_reading.ipynb #0f4cfd9b
+# %% ../nbs/13b_reading.ipynb #c3cd528c
 _GREY_PNG = b'\x89PNG\r\n\x1a\n', bytes((8, 0)) # How the file begins; bytes 24 and 25: bit depth and kind of colour
 
 def _decode(path, data, how):
@@ -38,13 +38,13 @@ def _decode(path, data, how):
 def _quick_labels(dataset, i, size, tables):
     "The label map, or None where the careful way has to look."
     import cv2
-    data = np.fromfile(dataset.labels[i], np.uint8)
+    data = np.frombuffer(_bytes(dataset.labels[i]), np.uint8)
     if (data[:8].tobytes(), data[24:26].tobytes()) != _GREY_PNG: return None
     ids = _decode(dataset.labels[i], data, cv2.IMREAD_UNCHANGED)
     if ids is None or ids.shape != size: return None
     return None if cv2.countNonZero(cv2.LUT(ids, tables[1])) else cv2.LUT(ids, tables[0])
 
-# %% ../nbs/13b_reading.ipynb #dc56303d
+# %% ../nbs/13b_reading.ipynb #33c07558
 def _ordinary(dataset, i):
     "Are both files of a sample plain files on a disk, of the kinds we know?"
     paths = (dataset.images[i], dataset.labels[i]) if dataset.labels else ()
@@ -61,7 +61,7 @@ def read_pair(
     image = labels = None
     try:
         if _ordinary(dataset, i) and (tables := _tables(dataset)):
-            image = _decode(dataset.images[i], np.fromfile(dataset.images[i], np.uint8), cv2.IMREAD_COLOR)
+            image = _decode(dataset.images[i], np.frombuffer(_bytes(dataset.images[i]), np.uint8), cv2.IMREAD_COLOR)
             if image is not None: labels = _quick_labels(dataset, i, image.shape[:2], tables)
     except OSError: pass # the careful way says which file it is
     if image is None: image = np.ascontiguousarray(dataset.image(i)[..., ::-1])

@@ -14,14 +14,12 @@ __all__ = ['per_image_csv', 'write_table', 'extremes', 'show_contact_sheet', 'wr
 import html, io
 from pathlib import Path
 
-# %% ../nbs/23a_reports.ipynb #e60637b8
+# %% ../nbs/23a_reports.ipynb #abbf6db6
 import numpy as np
-from .classes import colour, legend_handles
-from .evaluate import Evaluation, _csv, _per_class, show_per_class
+from .evaluate import Evaluation, _csv, _per_class, show_per_class, show_samples
 from .guards import atomic_write, writable_folder
 from .intervals import bootstrap, show_bootstrap
 from .metrics import most_confused, show_confused
-from .predict import segment
 
 # %% ../nbs/23a_reports.ipynb #32855aa1
 def per_image_csv(
@@ -96,13 +94,7 @@ def extremes(
     worst = order[:n]
     return [i for i in order[::-1][:n] if i not in worst or len(order) == 1], worst
 
-# %% ../nbs/23a_reports.ipynb #5e7c05f7
-def _verdict(labels, truth, ignore_index):
-    "Green where right, red where wrong, black where void."
-    picture = np.where((labels == truth)[..., None], np.uint8([60, 160, 90]), np.uint8([205, 60, 50]))
-    picture[truth == ignore_index] = 0
-    return picture
-
+# %% ../nbs/23a_reports.ipynb #1d5b6f04
 def show_contact_sheet(
     model, # The `Segmenter` that was evaluated
     dataset, # The `Dataset` it was evaluated on
@@ -111,19 +103,11 @@ def show_contact_sheet(
     metric:str='mIoU', # 'mIoU' or 'aAcc'
 ): # The figure
     "Best and worst images: what was given, true, said, and where it is wrong."
-    import matplotlib.pyplot as plt
-    (best, worst), c, scores = extremes(evaluation, n, metric), dataset.classes, evaluation.images.per_image()[metric]
-    score, rows, present = dict(zip(evaluation.images.indices, scores)), [*best, *worst[::-1]], set()
-    fig, axs = plt.subplots(len(rows), 4, figsize=(9.5, 2*len(rows)), layout='constrained', squeeze=False)
-    for number, (row, i) in enumerate(zip(axs, rows)):
-        truth, p = dataset.label_map(i), segment(model, dataset.image(i), evaluation.protocol)
-        present |= set(np.unique(truth)) | set(np.unique(p.label_map))
-        parts = dataset.picture(i), colour(truth, c.palette, c.ignore_index), p.colours(), _verdict(p.label_map, truth, c.ignore_index)
-        for ax, picture in zip(row, parts): ax.imshow(picture); ax.axis('off')
-        row[0].set_title(f"{'best' if number < len(best) else 'worst'}: {Path(dataset.images[i]).name}, {metric} {score[i]:.1f}", fontsize=8, loc='left')
-    for ax, title in zip(axs[0][1:], ('truth', 'prediction', 'errors')): ax.set_title(title, fontsize=9)
-    fig.legend(handles=legend_handles(c, sorted(present)), loc='outside lower center', ncols=4, frameon=False, fontsize=7)
-    return fig
+    best, worst = extremes(evaluation, n, metric)
+    rows = [*best, *worst[::-1]]
+    score = dict(zip(evaluation.images.indices, evaluation.images.per_image()[metric]))
+    titles = [f"{'best' if i in best else 'worst'}: {Path(dataset.images[i]).name}, {metric} {score[i]:.1f}" for i in rows]
+    return show_samples(model, dataset, rows, evaluation.protocol, errors=True, titles=titles)
 
 # %% ../nbs/23a_reports.ipynb #ac3e11f4
 def _write_figure(path, figure):

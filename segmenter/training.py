@@ -7,8 +7,9 @@
 # %% auto #0
 __all__ = ['read_log', 'Kept', 'ProgressBar', 'TrainResult', 'Plan', 'plan', 'Audited', 'train']
 
-# %% ../nbs/32a_training.ipynb #26ad1a3f
+# %% ../nbs/32a_training.ipynb #d79fa316
 import csv, io, json, time
+from copy import deepcopy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import nn
 
-# %% ../nbs/32a_training.ipynb #22d7a64a
+# %% ../nbs/32a_training.ipynb #a384820b
+from .averaging import judged_model
 from .checkpoints import load_checkpoint, save_checkpoint, variant_of, write_variant
 from .datasets import load_dataset
 from .doctor import audit
@@ -33,7 +35,9 @@ from .optimizers import OPTIMIZERS
 from .pipelines import dataloaders
 from .pretrained import load_weights
 from .schedules import SCHEDULES
-from .settings import TrainSettings
+from .recipes import RECIPES, recipe_values
+from .settings import StepSettings, TrainSettings
+from .steps import share_of
 from .statistics import count_classes, own_normalization, rare_class_weights
 
 # %% ../nbs/32a_training.ipynb #2e792e4f
@@ -63,7 +67,7 @@ def _write_curve(folder, rows):
         table.writeheader()
         table.writerows(rows)
 
-# %% ../nbs/32a_training.ipynb #066d13c6
+# %% ../nbs/32a_training.ipynb #fc8c26a1
 class Kept(Callback):
     "`checkpoint.pth`, `log.txt` and `curves.csv` after each epoch, `best.pth` when validation improves."
     order = 60
@@ -99,7 +103,9 @@ class Kept(Callback):
 
     def _save(self, name):
         epoch, scaled = self.first_epoch + self.epoch, getattr(self.learn, 'mixed_precision', None)
-        save_checkpoint(self.folder/name, self.model.segmenter, optimizer=self.opt.opt, epoch=epoch, state=dict(setup=self.setup),
+        model, trained, state = judged_model(self.learn), self.model.segmenter, dict(setup=self.setup)
+        if model is not trained: state.update(trained=trained.state_dict(), averaged=self.averaged.state_dict())
+        save_checkpoint(self.folder/name, model, optimizer=self.opt.opt, epoch=epoch, state=state,
             lr_scheduler=self.scheduled.schedule.state_dict((epoch + 1)*len(self.dls.train)), loss_scaler=scaled and scaled.scaler)
 
     def _write(self):
@@ -128,25 +134,38 @@ class ProgressBar(Callback):
 
     def after_fit(self): self.bar.close()
 
-# %% ../nbs/32a_training.ipynb #5df4854d
-def _filled(t, s):
-    "`TrainSettings` with the data set's `Settings` where nothing was given."
+# %% ../nbs/32a_training.ipynb #4fba47a8
+def _check(t):
+    "Numbers that cannot be meant."
+    if min(t.batch_size, t.epochs, t.eval_freq) < 1: raise ValueError(
+        f'batch_size {t.batch_size}, epochs {t.epochs} and eval_freq {t.eval_freq} must be at least 1')
+    if not 1 <= t.accumulate <= t.batch_size: raise ValueError(f'a batch of {t.batch_size} cannot be computed in {t.accumulate} parts (accumulate)')
+    for name in 'label_smoothing', 'ema', 'ohem', 'rare_class_sampling', 'dropout', 'drop_path':
+        if not 0 <= getattr(t, name) <= 1 or name == 'ema' and t.ema == 1: raise ValueError(f'{name} {getattr(t, name)}: expected 0 or more, and less than 1')
+    for name in 'clip_grad', 'dice', 'warmup', 'weight_decay', 'freeze', 'patience', 'samples', 'rollback', 'workers', 'class_balance':
+        if getattr(t, name) < 0: raise ValueError(f'{name} {getattr(t, name)}: expected 0 or more')
+    share_of(t.batch_size, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
+
+def _filled(t, s, n_images=None):
+    "`TrainSettings` with the recipe's values and the data set's `Settings` where nothing was given."
     crop, im_size = t.crop_size or s.crop_size, t.im_size or s.im_size
     window = t.window_size or (s.window_size if crop == s.crop_size else crop)
     stride = t.window_stride or (s.window_stride if window == s.window_size else window)
-    given = lambda value, default: default if value is None else value
+    usual = dict(batch_size=s.batch_size, epochs=s.epochs, learning_rate=s.lr)
+    dials = recipe_values(t.recipe, {key: getattr(t, key) for key in (*usual, *RECIPES[t.recipe])} if t.recipe in RECIPES else None, usual,
+                          t.dataset, n_images, bool(t.pretrained or t.weights))
     t = replace(t, crop_size=crop, im_size=im_size, window_size=window, window_stride=stride,
-        variant=t.variant or (None if t.backbone else 'Seg-T-Mask/16'), batch_size=given(t.batch_size, s.batch_size),
-        epochs=given(t.epochs, s.epochs), learning_rate=given(t.learning_rate, s.lr), eval_freq=given(t.eval_freq, s.eval_freq))
+        variant=t.variant or (None if t.backbone else 'Seg-T-Mask/16'), eval_freq=s.eval_freq if t.eval_freq is None else t.eval_freq, **dials)
     if t.pretrained and t.weights: raise ValueError(f'the encoder can start from ImageNet (pretrained) or from {t.weights!r} (weights), not from both')
     lookup('schedule', t.scheduler, SCHEDULES)
     lookup('optimizer', t.optimizer, OPTIMIZERS)
-    if min(t.batch_size, t.epochs, t.eval_freq) < 1: raise ValueError(
-        f'batch_size {t.batch_size}, epochs {t.epochs} and eval_freq {t.eval_freq} must be at least 1')
+    _check(t)
     return t
 
-# %% ../nbs/32a_training.ipynb #fd5c82fb
-_FREE = {'data_root', 'device', 'workers', 'resume', 'pretrained'}
+# %% ../nbs/32a_training.ipynb #3a896249
+_FREE = {'data_root', 'device', 'workers', 'resume', 'pretrained', 'grad_checkpointing', 'patience', 'samples', 'rollback'}
+
+_BEFORE = {f.name: f.default for f in fields(StepSettings) if f.default is not None} | RECIPES['paper'] | dict(flips='horizontal') # of runs older than a dial
 
 def _setup(t):
     "The settings that a continued run shares with its beginning, as plain values."
@@ -158,7 +177,7 @@ def _unfinished(folder, setup, resume):
     if not path.exists(): return None
     done = load_checkpoint(path)
     if not resume: raise ValueError(f'{str(folder)!r} holds a run already (epoch {done["epoch"]}); continue it, or choose another folder')
-    begun = done.get('segmenter_state', {}).get('setup', {})
+    begun = {**_BEFORE, **done.get('segmenter_state', {}).get('setup', {})}
     other = [f'{key} was {begun.get(key)!r} and is now {value!r}' for key, value in setup.items() if begun.get(key) != value]
     if other: raise ValueError(f'{str(folder)!r} holds a run with other settings: {"; ".join(other)}; use those, or another folder')
     return done
@@ -181,14 +200,14 @@ def _model(t, data, constants=None):
         dataset=data.name, n_classes=len(data.classes), classes=list(data.classes.names),
         palette=data.classes.palette.tolist(), ignore_index=data.classes.ignore_index)
 
-# %% ../nbs/32a_training.ipynb #398d03d3
+# %% ../nbs/32a_training.ipynb #eb465a80
 def _variant(t, config, iterations, first_epoch, folder):
     "What `variant.yml` says of a run, in the authors' groups."
     return variant_of(config, amp=t.amp, log_dir=str(folder.name), resume=t.resume, world_batch_size=t.batch_size,
         algorithm_kwargs=dict(batch_size=t.batch_size, eval_freq=t.eval_freq, num_epochs=t.epochs, start_epoch=first_epoch),
         dataset_kwargs=dict(batch_size=t.batch_size, crop_size=t.crop_size, dataset=config.dataset, image_size=t.im_size,
                             normalization=config.normalization, num_workers=t.workers, split='train'),
-        optimizer_kwargs=dict(clip_grad=None, epochs=t.epochs, iter_max=iterations, iter_warmup=float(t.warmup), lr=t.learning_rate, min_lr=1e-5,
+        optimizer_kwargs=dict(clip_grad=t.clip_grad or None, epochs=t.epochs, iter_max=iterations, iter_warmup=float(t.warmup), lr=t.learning_rate, min_lr=1e-5,
                               momentum=.9, opt=t.optimizer, poly_power=.9, poly_step_size=1, sched=t.scheduler, weight_decay=t.weight_decay))
 
 @dataclass
@@ -204,10 +223,15 @@ class TrainResult:
     @property
     def best(self): return _best(self.records)
 
-# %% ../nbs/32a_training.ipynb #83065e86
+# %% ../nbs/32a_training.ipynb #3d58253c
 def _restore(learn, done):
-    "Weights, momentum and scaler of a checkpoint."
-    learn.model.segmenter.load_state_dict(done['model'])
+    "Weights, their average, momentum and scaler of a checkpoint."
+    state, model = done['segmenter_state'], learn.model.segmenter
+    model.load_state_dict(done['model'])
+    if 'averaged' in state:
+        learn.averaged.average = deepcopy(model).requires_grad_(False)
+        learn.averaged.load_state_dict(state['averaged'])
+        model.load_state_dict(state['trained'])
     learn.create_opt()
     learn.opt.opt.load_state_dict(done['optimizer'])
     if 'loss_scaler' in done and hasattr(learn, 'mixed_precision'): learn.mixed_precision.scaler.load_state_dict(done['loss_scaler'])
@@ -216,7 +240,8 @@ def _loaders(t, train_set, val_set, normalization, device):
     "The batches of a run."
     weights = rare_class_weights(count_classes(train_set), t.rare_class_sampling) if t.rare_class_sampling else None
     return dataloaders(train_set, val_set, batch_size=t.batch_size, crop_size=t.crop_size, im_size=t.im_size, normalization=normalization,
-                       seed=t.seed, num_workers=t.workers, scale_range=t.scale_range, photometric=t.photometric, device=device, weights=weights)
+                       seed=t.seed, num_workers=t.workers, scale_range=t.scale_range,
+                       photometric=t.photometric, flips=t.flips, device=device, weights=weights)
 
 # %% ../nbs/32a_training.ipynb #7260f19b
 def _for_two_classes(t, n_classes):
@@ -233,7 +258,7 @@ def _constants(t, data):
         f'normalization {t.normalization!r} is for three bands, and the images of {data.name!r} have {data.in_chans}; leave it out, or say own')
     return own_normalization(data) if t.normalization == 'own' or data.in_chans != 3 else None
 
-# %% ../nbs/32a_training.ipynb #2c60e37e
+# %% ../nbs/32a_training.ipynb #90fcdfc4
 @dataclass
 class Plan:
     "A run before its first step: everything that can be refused has been looked at."
@@ -252,7 +277,7 @@ def plan(
     "Build data and model of a run, and refuse what cannot work."
     device = _device(settings)
     train_set, val_set = (load_dataset(settings.dataset, split, settings.data_root) for split in ('train', 'val'))
-    t = _filled(_for_two_classes(settings, len(train_set.classes)), train_set.settings)
+    t = _filled(_for_two_classes(settings, len(train_set.classes)), train_set.settings, len(train_set))
     model = _model(t, train_set, _constants(t, train_set)).to(device)
     return Plan(t, train_set, val_set, model, _loaders(t, train_set, val_set, model.config.normalization, device))
 
@@ -289,7 +314,13 @@ class Audited(Callback):
         self.pool.shutdown()
         if not self.found.ok: raise CancelFitException
 
-# %% ../nbs/32a_training.ipynb #d9e4ce33
+# %% ../nbs/32a_training.ipynb #c6b07dc4
+_OF_LEARNER = """recipe optimizer weight_decay layer_decay scheduler warmup clip_grad ema accumulate grad_checkpointing freeze label_smoothing dice ohem
+    eval_freq samples seed""".split()
+
+def _recipe(t): return {key: getattr(t, key) for key in _OF_LEARNER}
+
+# %% ../nbs/32a_training.ipynb #bc3feffb
 @delegates(TrainSettings)
 def train(
     log_dir, # Folder of the run; an unfinished run in it is continued, when its settings are these
@@ -314,12 +345,11 @@ def train(
     audited = Audited(parts) if max(map(len, parts), default=0) > _SAMPLE else None
     write_variant(folder/'variant.yml', _variant(t, p.model.config, p.iterations, first, folder))
     kept = Kept(folder, setup, first)
-    learn = segmentation_learner(p.dls, p.model, optimizer=t.optimizer, weight_decay=t.weight_decay, scheduler=t.scheduler, warmup=t.warmup,
-        eval_freq=t.eval_freq, seed=t.seed, first_epoch=first, class_weights=_class_weights(p), cbs=[kept, *[ProgressBar(first)]*progress, *[audited]*bool(audited), *L(cbs)])
+    learn = segmentation_learner(p.dls, p.model, **_recipe(t), first_epoch=first, class_weights=_class_weights(p), cbs=[kept, *[ProgressBar(first)]*progress, *[audited]*bool(audited), *L(cbs)])
     if t.amp: learn.to_fp16()
     if done: _restore(learn, done)
     try:
         if first < t.epochs: learn.fit(t.epochs - first, t.learning_rate)
     except FloatingPointError as e: raise FloatingPointError(str(e).splitlines()[-1].strip()) from None
     if audited and audited.found: _refuse_unhealthy(audited.found)
-    return TrainResult(folder, p.model.eval(), kept.records, kept.curve, first, time.perf_counter() - start)
+    return TrainResult(folder, judged_model(learn).eval(), kept.records, kept.curve, first, time.perf_counter() - start)

@@ -4,6 +4,7 @@ import pytest
 from segmenter import archives
 from segmenter.archives import download, unpack, zip_dataset
 from segmenter.datasets import load_dataset
+from segmenter.doctor import audit
 from small_sets import BODY, SHA1, ade_archives, encoded, fill_disk, names, tarred, web, zipped
 
 @pytest.fixture
@@ -193,13 +194,71 @@ def test_what_cannot_be_decoded_or_does_not_fit_in_a_zip_is_named(tmp_path):
     top, picture = 'ADEChallengeData2016', encoded([[0]*5]*4)
     def first(image, label): return zip_dataset(zipped(tmp_path/f'{len(names(tmp_path))}.zip', {f'{top}/images/training/a.jpg': image, f'{top}/annotations/training/a.png': label}))
     with pytest.raises(ValueError, match='a.jpg. is no image that can be decoded'): first(b'x', picture).image(0)
-    with pytest.raises(ValueError, match='a.png is no label map that can be decoded'): first(picture, b'x').label_map(0)
+    with pytest.raises(ValueError, match='a.png. is no label map that can be decoded'): first(picture, b'x').label_map(0)
     with pytest.raises(ValueError, match='a label map of 5×4 pixels for an image of 4×4'): first(encoded([[0]*4]*4), picture).label_map(0)
     with pytest.raises(ValueError, match='a.png: ids outside the 150 classes: 150'): first(picture, encoded([[151]*5]*4)).label_map(0)
 
 def test_a_zip_without_a_label_map_or_without_ade20k_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match='has no ADEChallengeData2016/annotations/training/a.png'):
+    with pytest.raises(FileNotFoundError, match='a.zip. has nothing below ADEChallengeData2016/annotations/training/'):
         zip_dataset(zipped(tmp_path/'a.zip', {'ADEChallengeData2016/images/training/a.jpg': b'x'}))
-    with pytest.raises(ValueError, match='has no images below'): zip_dataset(zipped(tmp_path/'b.zip', {'x.jpg': b'x'}))
+    top = 'ADEChallengeData2016'
+    with pytest.raises(FileNotFoundError, match='a.zip!/.*b.jpg. has no label map b.png'):
+        zip_dataset(zipped(tmp_path/'a.zip', {f'{top}/images/training/b.jpg': b'x', f'{top}/annotations/training/a.png': b'x'}))
+    with pytest.raises(FileNotFoundError, match='has nothing below'): zip_dataset(zipped(tmp_path/'b.zip', {'x.jpg': b'x'}))
     with pytest.raises(FileNotFoundError, match='no zip'): zip_dataset(tmp_path/'c.zip')
     with pytest.raises(KeyError, match="did you mean 'train'"): zip_dataset(tmp_path/'a.zip', 'trian')
+
+def by_name(tmp_path, place='ADEChallengeData2016.zip'):
+    "A data root that holds the archive and nothing else."
+    ade_archives(tmp_path/'web')
+    (tmp_path/'data'/place).parent.mkdir(parents=True)
+    shutil.move(tmp_path/'web'/'ADEChallengeData2016.zip', tmp_path/'data'/place)
+    return tmp_path/'data'
+
+@pytest.mark.parametrize('place', ['ADEChallengeData2016.zip', 'ade20k/ADEChallengeData2016.zip', 'ade20k/downloads/ADEChallengeData2016.zip'])
+def test_ade20k_is_found_by_name_in_its_archive(place, tmp_path):
+    root = by_name(tmp_path, place)
+    parts = [load_dataset('ade20k', split, root) for split in ('train', 'val', 'trainval')]
+    assert [len(data) for data in parts] == [3, 2, 5] and parts[1].label_map(1).shape == parts[1].image(1).shape[:2]
+    assert str(parts[0].images[0]) == f'{root/place}!/ADEChallengeData2016/images/training/ADE_0_training.jpg'
+
+def test_a_tree_goes_before_the_archive_beside_it(tmp_path):
+    root = by_name(tmp_path, 'ade20k/ADEChallengeData2016.zip')
+    unpack(root/'ade20k/ADEChallengeData2016.zip', root/'ade20k', progress=False)
+    assert '!' not in str(load_dataset('ade20k', 'train', root).images[0])
+
+def test_the_test_split_is_read_in_its_archive(tmp_path):
+    data = load_dataset('ade20k', 'test', ade_archives(tmp_path))
+    assert data.labels is None and len(data) == 1 and data.image(0).shape == (64, 90, 3) and 'release_test.zip!' in str(data.images[0])
+
+def test_the_doctor_looks_inside_an_archive(tmp_path):
+    root = by_name(tmp_path)
+    assert audit('ade20k', data_root=root, progress=False).ok
+    archive, top = root/'ADEChallengeData2016.zip', 'ADEChallengeData2016'
+    with zipfile.ZipFile(archive) as z: files = {name: z.read(name) for name in z.namelist()}
+    files[f'{top}/annotations/training/ADE_0_training.png'] = encoded([[151]*5]*4)
+    files[f'{top}/images/training/ADE_1_training.jpg'] = files[f'{top}/images/training/ADE_1_training.jpg'][:500]
+    files[f'{top}/annotations/training/nobody.png'] = files.pop(f'{top}/annotations/training/ADE_2_training.png')
+    zipped(archive, files)
+    found = audit('ade20k', data_root=root, progress=False)
+    assert {'unknown_ids', 'size', 'truncated_image', 'missing_label', 'label_without_image'} <= {p.kind for p in found.problems}
+    assert all(f'ADEChallengeData2016.zip!/{top}/' in p.file for p in found.problems if p.file) and found.show_offenders()
+
+def test_a_damaged_member_is_named_by_archive_and_name(tmp_path):
+    root = by_name(tmp_path)
+    archive = root/'ADEChallengeData2016.zip'
+    data, end = bytearray(archive.read_bytes()), b'training/ADE_0_training.jpg'
+    data[data.index(end) + len(end) + 300] ^= 1
+    archive.write_bytes(data)
+    train = load_dataset('ade20k', 'train', root)
+    with pytest.raises(ValueError, match=r'ADEChallengeData2016.zip!/ADE\S*/images/training/ADE_0_training.jpg. is damaged .*; fetch ADEChallengeData2016.zip again'): train.image(0)
+    assert [p.kind for p in audit([train], progress=False).problems if p.fatal] == ['unreadable_image']
+    archive.write_bytes(archive.read_bytes()[:-30])
+    with pytest.raises(ValueError, match='ADEChallengeData2016.zip. is damaged .*; fetch it again'): load_dataset('ade20k', 'train', root)
+
+def test_an_archive_that_was_replaced_is_read_anew(tmp_path):
+    import os
+    from segmenter.pairs import open_file
+    for text, time in (b'first', 1), (b'second one', 2):
+        os.utime(zipped(tmp_path/'a.zip', {'x': text}), (time, time))
+        with open_file(tmp_path/'a.zip!/x') as f: assert f.read() == text

@@ -85,3 +85,13 @@ def test_a_legend_names_what_is_present_in_the_given_order():
     classes = class_list('camvid')
     assert [h.get_label() for h in legend_handles(classes, np.array([8, 0, 255]))] == ['car', 'sky']
     assert len(show_legend(None, classes).get_texts()) == 11
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.int16, np.int64])
+@pytest.mark.parametrize('n_classes, ignore_index', [(150, 255), (256, 255), (3, 0), (5, 7), (5, -1)])
+def test_a_look_up_paints_what_a_loop_over_classes_paints(n_classes, ignore_index, dtype):
+    labels = np.random.default_rng(0).integers(0, n_classes, (40, 50)).astype(dtype)
+    if 0 <= ignore_index or dtype != np.uint8: labels[:5] = ignore_index
+    palette, expected = default_palette(n_classes), np.zeros((40, 50, 3), np.uint8)
+    for c in range(n_classes): expected[labels == c] = palette[c]
+    expected[labels == ignore_index] = 0
+    assert np.array_equal(colour(labels, palette, ignore_index), expected)

@@ -426,3 +426,43 @@ def test_camvid_read_without_its_void_is_explained(shared_data):
     val = load_dataset('camvid', 'val', shared_data)
     a = found(Dataset('mine', 'val', val.images, val.labels, val.classes), limit=5)
     assert a.problems[0].kind == 'one_past_end' and a.problems[0].detail.startswith('id 11 occurs') and not a.ok
+
+def test_a_known_set_given_as_a_folder_is_told_its_name_once(tmp_path):
+    for part in 'images', 'annotations':
+        for split in 'train', 'val': (tmp_path/'camvid'/part/split).mkdir(parents=True)
+    report = audit(tmp_path/'camvid', progress=False).report()
+    assert report.count('has no classes.txt') == 1 and f"say 'camvid' with --data-root {tmp_path}" in report and 'layout, train, val' in report
+
+def jpeg_with(kind, quality=90, **how):
+    "A JPEG of a street with a fault in the middle."
+    import io
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)//2 + scene(90, 120)[0]//2).save(out, 'JPEG', quality=quality, **how)
+    data = bytearray(out.getvalue())
+    half = len(data)//2
+    if kind == 'zeros': data[half:half + 512] = bytes(512)
+    if kind == 'cut and closed': data[half:] = b'\xff\xd9'
+    if kind == 'left out': del data[half:half + 512]
+    if kind == 'noise': data[half:half + 512] = np.random.default_rng(1).bytes(512)
+    return bytes(data)
+
+@pytest.mark.parametrize('how', [{}, dict(progressive=True), dict(restart_marker_blocks=4)], ids=['baseline', 'progressive', 'restarts'])
+@pytest.mark.parametrize('kind', ['zeros', 'cut and closed', 'left out', 'noise'])
+def test_damage_in_the_middle_of_a_jpeg_is_seen_and_told(kind, how):
+    from segmenter.doctor import _complaint
+    assert _complaint(jpeg_with('', **how)) is None
+    assert _complaint(jpeg_with(kind, **how))[0] in ('damaged_image', 'unreadable_image')
+
+def test_a_damaged_jpeg_is_listed_and_does_not_stop_a_training(tmp_path):
+    from segmenter.doctor import _image_facts
+    (tmp_path/'a.jpg').write_bytes(jpeg_with('cut and closed'))
+    size, _, (kind, why) = _image_facts(tmp_path/'a.jpg')
+    assert size == (90, 120) and kind == 'damaged_image' and not KINDS[kind][0] and 'premature end' in why.lower()
+
+@pytest.mark.parametrize('mode', ['L', 'CMYK', 'RGB'])
+def test_a_whole_jpeg_of_any_kind_has_no_complaint(mode):
+    import io
+    from segmenter.doctor import _complaint
+    for how in dict(progressive=True), dict(subsampling=0), dict(quality=100, subsampling=1), dict(optimize=True):
+        Image.fromarray(scene(37, 51)[0]).convert(mode).save(out := io.BytesIO(), 'JPEG', **how)
+        assert _complaint(out.getvalue()) is None

@@ -101,4 +101,5 @@ def test_twenty_thousand_squared_pixels_fit_in_little_memory(tmp_path):
     peak = json.loads(run.stdout)
     labels = np.load(tmp_path/'x.npy', mmap_mode='r')
     assert labels.shape == (20000, 20000) and labels[::97].max() < len(SCENE_CLASSES)
-    assert peak['after'] - peak['before'] < 300, peak # MiB; the bytes of the image alone are 1144
+    print(peak)
+    assert peak['after'] - peak['before'] < 100, peak # MiB: a row of windows in bytes is 29, its labels are 10; the bytes of the image alone are 1144

@@ -1,4 +1,5 @@
 "The paper's data sets in their exact layouts, a few images each: listed, audited, trained on for a few steps, evaluated."
+import shutil
 import numpy as np, pytest
 from PIL import Image
 from segmenter.checkpoints import load_model
@@ -27,6 +28,12 @@ def ade20k(root, kind=''):
     (root/'ade20k/ADEChallengeData2016/objectInfo150.txt').write_text('Idx\n')
     save(root/'ade20k/release_test/testing/ADE_test_00000001.jpg', image)
 
+def ade20k_zip(root, kind=''):
+    "The two archives as they are distributed, in the data root, and nothing else."
+    ade20k(root)
+    for name in 'ADEChallengeData2016', 'release_test': shutil.make_archive(root/name, 'zip', root/'ade20k', name)
+    shutil.rmtree(root/'ade20k')
+
 def pascal_context(root, kind=''):
     home = root/'pcontext/VOCdevkit/VOC2010'
     for split, ks in dict(train=range(4), val=(4, 5)).items():
@@ -49,7 +56,7 @@ def cityscapes(root, kind='labelTrainIds'):
             save(root/f'cityscapes/gtFine/{stem}_gtFine_color.png', image)
             (root/f'cityscapes/gtFine/{stem}_gtFine_polygons.json').write_text('{}')
 
-TREES = {'ade20k': (ade20k, ''), 'pascal_context': (pascal_context, ''), 'cityscapes': (cityscapes, 'labelTrainIds'), 'cityscapes labelIds': (cityscapes, 'labelIds')}
+TREES = {'ade20k': (ade20k, ''), 'ade20k zip': (ade20k_zip, ''), 'pascal_context': (pascal_context, ''), 'cityscapes': (cityscapes, 'labelTrainIds'), 'cityscapes labelIds': (cityscapes, 'labelIds')}
 
 @pytest.fixture(params=TREES)
 def tree(request, tmp_path):
@@ -102,3 +109,11 @@ def test_a_wrong_root_says_which_folder_is_meant(tmp_path):
     ade20k(tmp_path)
     with pytest.raises(FileNotFoundError, match='is the folder that holds ade20k/') as e: load_dataset('ade20k', 'train', tmp_path/'ade20k')
     assert '\n' not in str(e.value)
+
+def test_worker_processes_read_the_same_in_the_archive(tmp_path):
+    ade20k_zip(tmp_path/'packed')
+    ade20k(tmp_path/'tree')
+    how = dict(dataset='ade20k', crop_size=32, im_size=48, batch_size=2, epochs=1, embed_dim=32, depth=1, n_heads=1, progress=False, device='cpu', seed=3)
+    a = train(tmp_path/'a', data_root=str(tmp_path/'packed'), workers=2, **how)
+    b = train(tmp_path/'b', data_root=str(tmp_path/'tree'), workers=0, **how)
+    assert a.records[-1]['train_loss'] == b.records[-1]['train_loss'] and a.records[-1]['val_mean_iou'] == b.records[-1]['val_mean_iou']

@@ -106,3 +106,35 @@ def test_a_loss_that_is_no_number_ends_the_run_with_one_line_and_keeps_the_last_
 def test_an_unknown_setting_is_refused(tmp_path):
     with pytest.raises(KeyError, match='learning_rate'): train(tmp_path, learnin_rate=1.)
     assert TrainSettings().optimizer == 'sgd'
+
+MODERN = dict(optimizer='muon', learning_rate=.004, weight_decay=.05, layer_decay=.8, ema=.9, accumulate=2, clip_grad=1., label_smoothing=.1,
+              flips='both', warmup=2, epochs=3)
+
+def test_a_run_of_today_continues_bit_for_bit(tree, tmp_path):
+    class PowerCut(Callback):
+        def before_epoch(self):
+            if self.epoch == 2: raise RuntimeError('power cut')
+    whole = train(tmp_path/'whole', **asked(tree, **MODERN))
+    with pytest.raises(RuntimeError, match='power cut'): train(tmp_path/'broken', cbs=PowerCut(), **asked(tree, **MODERN))
+    again = train(tmp_path/'broken', **asked(tree, **MODERN))
+    assert again.epochs_before == 2 and again.records == whole.records
+    one, two = (load_checkpoint(tmp_path/name/'checkpoint.pth') for name in ('whole', 'broken'))
+    for part in (lambda f: f['model'], lambda f: f['segmenter_state']['trained']):
+        assert all(torch.equal(a, b) for a, b in zip(part(one).values(), part(two).values()))
+    assert one['segmenter_state']['averaged'] == two['segmenter_state']['averaged'] == dict(t=6)
+    assert not torch.equal(one['model']['decoder.proj_patch'], one['segmenter_state']['trained']['decoder.proj_patch'])
+
+def test_the_average_is_what_is_judged_kept_and_returned(tree, tmp_path):
+    from segmenter.datasets import load_dataset
+    from segmenter.evaluate import evaluate
+    result = train(tmp_path/'run', **asked(tree, ema=.9, optimizer='adamw', learning_rate=3e-3, epochs=2))
+    model = load_model(tmp_path/'run')
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), result.model.parameters()))
+    found = evaluate(model, load_dataset(str(tree), 'val'), progress=False).scores.mIoU
+    assert round(found, 2) == result.records[-1]['val_mean_iou']
+
+def test_a_batch_in_parts_takes_the_steps_of_the_whole(tree, tmp_path):
+    still = dict(drop_path=0., decoder='linear', epochs=2, class_balance=.5, label_smoothing=.1)
+    whole, parts = (train(tmp_path/str(n), **asked(tree, accumulate=n, **still)) for n in (1, 3))
+    np.testing.assert_allclose([r['loss'] for r in parts.curve], [r['loss'] for r in whole.curve], atol=1e-6, rtol=0)
+    for a, b in zip(parts.model.parameters(), whole.model.parameters()): torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
