@@ -23,7 +23,7 @@ from .patches import pad_to_patches
 from .predict import _as_image, _evaluating, class_list_of, make_views, protocol_for
 from .encoder import encode, find_normalization
 
-# %% ../nbs/40_attention.ipynb #fc5c049d
+# %% ../nbs/40_attention.ipynb #6fd6b880
 def _square(image, side, patch_size):
     "The authors' crop: short side resized, the top-left square kept, whole patches only."
     from PIL import Image
@@ -33,6 +33,7 @@ def _square(image, side, patch_size):
     side -= side % patch_size
     return small[:side, :side]
 
+# %% ../nbs/40_attention.ipynb #531191a7
 def model_view(
     model, # A `Segmenter`
     image, # Path, `[H, W, 3]` uint8 array, PIL image, or `[3, H, W]` tensor
@@ -97,14 +98,14 @@ class AttentionLayer:
 # %% ../nbs/40_attention.ipynb #4fc88afa
 from fastcore.basics import patch
 
-# %% ../nbs/40_attention.ipynb #f36f329a
+# %% ../nbs/40_attention.ipynb #096d72c0
 def _row(layer, place):
     "The number of a patch's token, or a refusal."
     try: x, y = map(int, place)
     except (TypeError, ValueError): raise ValueError(f'a patch is a column and a row, (x, y), not {place!r}') from None
     h, w = layer.grid
     if not (0 <= x < w and 0 <= y < h): raise ValueError(
-        f'patch ({x}, {y}) lies outside the grid: columns 0–{w-1}, rows 0–{h-1} here; give --x-patch and --y-patch within')
+        f'patch ({x}, {y}) lies outside the grid: columns 0–{w-1}, rows 0–{h-1} here')
     return layer.n_prefix + y*w + x
 
 @patch
@@ -136,13 +137,14 @@ def _attention_of(blocks, layer, part):
     if hasattr(module, 'lambda_init'): raise ValueError('differential attention is a difference of two maps, and no single map can be shown')
     return module
 
-# %% ../nbs/40_attention.ipynb #0158af0a
+# %% ../nbs/40_attention.ipynb #ef65cb5e
 def _layer(model, part, grid, q, k, bias):
     "Queries and keys, with what is known of the sequence."
     if part == 'decoder': return AttentionLayer(q, k, grid, 0, model.config.n_classes, bias)
     encoder = model.encoder
     return AttentionLayer(q, k, grid, encoder.num_prefix_tokens, 0, bias, getattr(encoder, 'cls_token', None) is not None)
 
+# %% ../nbs/40_attention.ipynb #a7936d1e
 @torch.no_grad()
 def read_attention(
     model, # A `Segmenter`
@@ -321,7 +323,7 @@ def show_class_embeddings(
     ax.set(xlabel='first direction', ylabel='second direction')
     return fig
 
-# %% ../nbs/40_attention.ipynb #48c42447
+# %% ../nbs/40_attention.ipynb #ce9dabbf
 def _picture(weights, patch_size, size, cmap):
     "A map as the authors drew it: nearest neighbour, its own least to its own largest value."
     import matplotlib
@@ -329,6 +331,7 @@ def _picture(weights, patch_size, size, cmap):
     low, high = float(weights.min()), float(weights.max())
     return (matplotlib.colormaps[cmap]((grid - low)/max(high - low, 1e-30))*255).round().astype(np.uint8)
 
+# %% ../nbs/40_attention.ipynb #a66c5179
 def _marked(picture, patch, patch_size):
     "The image from its least to its largest value, the patch that looks in red."
     low, high = int(picture.min()), int(picture.max())
@@ -337,13 +340,14 @@ def _marked(picture, patch, patch_size):
     marked[y:y + patch_size, x:x + patch_size] = 255, 0, 0
     return marked
 
-# %% ../nbs/40_attention.ipynb #41166bf9
+# %% ../nbs/40_attention.ipynb #12f4de2a
 def _places(maps, stem, patch, cls, ids):
     "Where each map goes, below the folder of its layer."
     if maps.ndim == 4: return {f'cls_{k}/{stem}_attn-head{i}_{k}.png': maps[i, k] for k in ids for i in range(len(maps))}
     folder, end = ('cls', '_cls') if cls else (f'patch_{int(patch[0])}_{int(patch[1])}', '')
     return {f'{folder}/{stem}_attn-head{i}{end}.png': m for i, m in enumerate(maps)}
 
+# %% ../nbs/40_attention.ipynb #816f2494
 def write_attention_maps(
     model, # A `Segmenter`
     image, # As for `attention_map`

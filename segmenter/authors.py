@@ -102,22 +102,22 @@ def logs(
     "Training curves of several runs, by `segmenter logs`."
     return _later('logs', log_yml=log_yml, x_key=x_key, y_key=y_key, size=size, epoch=epoch, plot=plot)
 
-# %% ../nbs/71_authors.ipynb #bdb73481
+# %% ../nbs/71_authors.ipynb #04ab05c2
 def show_attn_map(
     model_path:str, # checkpoint.pth, with variant.yml beside it
     image_path:str, # Image to look at
     output_dir:str, # Folder of the maps
     *,
     layer_id:int=0, # Block whose attention is drawn
-    x_patch:int=0, # Column of the query patch
-    y_patch:int=0, # Row of the query patch
+    x_patch:int=0, # Column of the patch that looks
+    y_patch:int=0, # Row of the patch that looks
     cmap:str='viridis', # matplotlib colour map
     enc:bool=True, # Attention of the encoder; its opposite is the decoder's
     cls:bool=False, # Of the class token; its opposite is a patch's
 ):
-    "Attention maps of an image, by `segmenter attention`."
+    "Attention maps of the image's top-left square, by `segmenter attention`."
     given = dict(locals())
-    return _later('attention', **given)
+    return cli.attention(**given, square=True)
 
 # %% ../nbs/71_authors.ipynb #61f51405
 def prepare_ade20k(

@@ -7,12 +7,13 @@ Each verb is a function of this module whose body imports what it needs only whe
 # %% auto #0
 __all__ = ['VERBS', 'train', 'predict', 'run', 'prepare', 'doctor', 'browse', 'convert', 'bench', 'env', 'overview', 'main']
 
-# %% ../nbs/70_cli.ipynb #3e29a9ce
+# %% ../nbs/70_cli.ipynb #867fe0cf
 import sys
 from pathlib import Path
 from typing import Literal
 from .flags import _parameters, _sentence, answer, parse, verb_parser
 from .guards import lookup, writable_folder
+from .looking import attention, explore
 from .measuring import _load, _need, accuracy, evaluate, submit
 from .settings import TrainSettings
 
@@ -167,22 +168,40 @@ def convert(
     from segmenter.convert import convert as run
     print(run(src, out, to))
 
-# %% ../nbs/70_cli.ipynb #e983942e
+# %% ../nbs/70_cli.ipynb #6b01292d
+_BENCHES = dict.fromkeys(('data', 'merge', 'scales', 'memory', 'counts', 'figures', 'throughput', 'study'))
+
+def _bench_model(what, variant, rounds, json, **options):
+    "A bench of models; the record is written after every row, and one that is there is continued."
+    from json import loads
+    from segmenter.bench import write_record
+    from segmenter.model_bench import bench as measure, report
+    earlier = loads(Path(json).read_text()) if json and Path(json).is_file() else None
+    print(report(measure(what, variant or None, rounds, earlier=earlier, each=lambda record: json and write_record(record, json), **options)))
+
 def bench(
-    what:str, # What to measure: data (loading, against mmsegmentation's)
+    what:str, # What to measure: data (loading), merge and scales (labels, against two other programs), memory, counts, figures (those four), throughput, study
     *,
-    dataset:str=None, # Data set, by name or folder; photographs made for the purpose when left out
+    dataset:str=None, # Data set whose loading is measured, by name or folder; photographs made for the purpose when left out
     data_root:str=None, # Folder that holds the data sets
-    rounds:int=16, # Turns of each side
-    images:int=8, # Images in a turn
-    json:str=None, # File for the record, with every single time
+    variant:list=(), # The paper's name of a model to measure; may be repeated; Seg-T, Seg-S and Seg-B with the mask transformer when left out
+    model_path:str=None, # A checkpoint in place of the model fitted for the purpose
+    rounds:int=None, # Turns of each side; 16 for data, 5 otherwise, when left out
+    images:int=8, # Images in a turn, of data
+    gpu:bool=False, # Measure throughput on the GPU
+    json:str=None, # File for the record, with every single time; an unfinished one is continued
 ):
-    "Measure in turns, on one thread each, what is quicker than what."
+    "Measure in turns what is quicker than what."
     if json: writable_folder(Path(json).parent)
-    from segmenter.bench import bench as measure, report, write_record
-    record = measure(what, dataset, data_root, rounds, images)
-    print(report(record))
-    if json: print(f'written to {write_record(record, json)}')
+    lookup('bench', what, _BENCHES)
+    device = 'cuda' if gpu else 'cpu'
+    if what != 'data': _bench_model(what, variant, 5 if rounds is None else rounds, json, model_path=model_path and _need(model_path, 'checkpoint'), device=device)
+    else:
+        from segmenter.bench import bench as measure, report, write_record
+        record = measure(what, dataset, data_root, 16 if rounds is None else rounds, images)
+        print(report(record))
+        if json: write_record(record, json)
+    if json: print(f'written to {json}')
 
 # %% ../nbs/70_cli.ipynb #1bf2bf11
 def env():
@@ -199,8 +218,8 @@ def env():
     except ImportError as e: print(f'torch does not import: {e}')
     else: print('gpu', torch.cuda.get_device_name() if torch.cuda.is_available() else 'none')
 
-# %% ../nbs/70_cli.ipynb #bbc71a6c
-VERBS = {verb.__name__: verb for verb in (train, evaluate, predict, accuracy, submit, prepare, doctor, browse, convert, run, bench, env)}
+# %% ../nbs/70_cli.ipynb #449b5479
+VERBS = {verb.__name__: verb for verb in (train, evaluate, predict, accuracy, submit, attention, explore, prepare, doctor, browse, convert, run, bench, env)}
 
 def overview()->str: # A line a verb
     "What `segmenter --help` shows."

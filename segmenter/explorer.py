@@ -293,7 +293,7 @@ def _panel(facts, classes, present):
         _group('Picture (<kbd>p</kbd>)', [_button('ground', g, g) for g in facts['grounds']]),
         '<label>Strength of the map <input id=strength type=range min=0 max=100 value=65></label>']) + '</div>'
 
-# %% ../nbs/40a_explorer.ipynb #53a2a8f0
+# %% ../nbs/40a_explorer.ipynb #a34afd2c
 def _stage(pictures, size, title):
     "The picture, the label maps over it, the attention over them."
     about = html.escape(title)
@@ -302,6 +302,7 @@ def _stage(pictures, size, title):
             '<canvas id=map role=img aria-label="Attention over the patches of the image"></canvas><div id=here></div></div>'
             '<output id=said aria-live=polite></output></div>')
 
+# %% ../nbs/40a_explorer.ipynb #18606a48
 def _page(facts, pictures, size, title, about, panel):
     "The text of the page."
     guard = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -309,10 +310,10 @@ def _page(facts, pictures, size, title, about, panel):
     script = '\n'.join((_DECODE, _ATTEND, _DRAW, _SHOW, _SET, _POINT, _KEYS))
     return (f'<!doctype html><html lang=en><head><meta charset=utf-8><meta http-equiv=Content-Security-Policy content="{guard}">'
             f'<meta name=viewport content="width=device-width,initial-scale=1"><title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>'
-            f'<h1>{html.escape(title)}</h1><main>{_stage(pictures, size, title)}{panel}</main><p>{about}</p>'
+            f'<header><h1>{html.escape(title)}</h1></header><main>{_stage(pictures, size, title)}{panel}</main><footer><p>{about}</p></footer>'
             f'<script type="application/json" id=data>{data}</script><script>{script}</script></body></html>')
 
-# %% ../nbs/40a_explorer.ipynb #5f784714
+# %% ../nbs/40a_explorer.ipynb #90f1292a
 def _hear(model, view, layers):
     "The layers asked for, by name: the encoder's, and all of a mask transformer's decoder."
     n = len(model.encoder.blocks)
@@ -324,6 +325,7 @@ def _hear(model, view, layers):
         heard |= {f'decoder {i}': layer for i, layer in more.items()}
     return heard
 
+# %% ../nbs/40a_explorer.ipynb #903fc798
 def _about(layers, packed):
     "What the reader must know."
     worst, usual = np.max([_error(*pair) for pair in zip(layers, packed)], 0)*100

@@ -202,11 +202,11 @@ def segmentation_learner(
     checkpoint_gradients(model, grad_checkpointing)
     return learn
 
-# %% ../nbs/32_learner.ipynb #cec8268e
+# %% ../nbs/32_learner.ipynb #70c434a6
 def _learner(dls, model, loss, r, cbs):
     "The Learner of a loss and a recipe's values, without fastai's own log and bar."
     opt_func = lambda params, lr: OptimWrapper(opt=create_optimizer(model, r['optimizer'], lr, r['weight_decay'], r['layer_decay']))
-    more = [*[GradientClip(r['clip_grad'])]*bool(r['clip_grad']), *[Averaged(r['ema'])]*bool(r['ema'])]
+    more = [kind(r[dial]) for dial, kind in dict(clip_grad=GradientClip, ema=Averaged).items() if r[dial]]
     learn = SegmentationLearner(dls, MaskModel(model), loss, opt_func=opt_func, lr=r.get('learning_rate', 1e-3), wd_bn_bias=True, train_bn=False, cbs=[*cbs, *more])
     learn.weight = None if loss.dice or loss.mines else partial(pixel_weight, ignore_index=loss.ignore_index, class_weights=loss.class_weights)
     learn.logger = lambda row: None
@@ -217,5 +217,6 @@ def _model_for(dls, variant, seed, pretrained=False):
     "A fresh model of a variant, for the classes and the crop of the loaders."
     data, (images, _) = dls.train.dataset.dataset, dls.train.one_batch()
     torch.manual_seed(seed)
-    return create_model(variant, image_size=tuple(images.shape[-2:]), n_classes=len(data.classes), classes=list(data.classes.names), pretrained=pretrained,
+    return create_model(variant, image_size=tuple(images.shape[-2:]), im_size=dls.valid.dataset.pipeline[0].scale[1], n_classes=len(data.classes),
+                        classes=list(data.classes.names), pretrained=pretrained,
                         palette=data.classes.palette.tolist(), dataset=data.name, normalization=dls.train.normalization)

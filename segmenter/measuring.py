@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 from .guards import writable_folder
 
-# %% ../nbs/67_measuring.ipynb #e9733422
+# %% ../nbs/67_measuring.ipynb #bc05209f
 def _load(model_path, gpu=None):
     "The model of a checkpoint on the device that was asked for."
     import torch
@@ -23,9 +23,14 @@ def _load(model_path, gpu=None):
     if gpu and not torch.cuda.is_available(): raise ValueError('no GPU is available to torch; leave --gpu out, or give --cpu')
     return load_model(model_path).to('cuda' if gpu or gpu is None and torch.cuda.is_available() else 'cpu')
 
+def _boxed(path):
+    "Is it the bare name of a model that comes with the package?"
+    from importlib.resources import files
+    return (files('segmenter')/'weights'/f'{Path(path).name}.safetensors').is_file() and Path(path).name == str(path)
+
 def _need(path, what):
     "The path, or a refusal."
-    if not Path(path).expanduser().exists(): raise FileNotFoundError(f'no {what} at {str(path)!r}')
+    if not Path(path).expanduser().exists() and not _boxed(path): raise FileNotFoundError(f'no {what} at {str(path)!r}')
     return Path(path).expanduser()
 
 # %% ../nbs/67_measuring.ipynb #a34acb27

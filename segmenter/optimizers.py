@@ -14,16 +14,18 @@ from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor
 from .guards import lookup
 
-# %% ../nbs/31a_optimizers.ipynb #a77c9f85
+# %% ../nbs/31a_optimizers.ipynb #1fb0875c
 def orthogonalized(
-    matrix:Tensor, # `[m, n]`
+    matrix:Tensor, # `[m, n]`, or several of one shape, `[B, m, n]`
     steps:int=5, # Rounds of the polynomial
 )->Tensor: # Same shape, same singular vectors, singular values about 1 (.7 to 1.2)
     "The matrix with all its directions of one length (Newton-Schulz, K. Jordan 2024)."
     kind = torch.bfloat16 if matrix.is_cuda else torch.float32
     return zeropower_via_newtonschulz(matrix, steps, [(3.4445, -4.7750, 2.0315)], dtype=kind).to(matrix.dtype)
 
-# %% ../nbs/31a_optimizers.ipynb #d72cf6da
+# %% ../nbs/31a_optimizers.ipynb #9edb8747
+_STACK = 2**18 # Numbers orthogonalised together on a CPU: what its cache holds
+
 class Muon(torch.optim.AdamW):
     "Orthogonalised momentum for the groups marked `orthogonal`, AdamW for the others (K. Jordan 2024)."
     def __init__(self,
@@ -35,24 +37,33 @@ class Muon(torch.optim.AdamW):
         super().__init__(params, lr=lr, **kwargs)
         for group in self.param_groups: group.setdefault('orthogonal', False), group.setdefault('momentum', momentum)
 
-    @torch.no_grad()
-    def _step_matrix(self, p, group):
+    def _momentum(self, p, momentum):
         state = self.state[p]
         if not state: state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(p))
         state['step'] += 1
-        mean = state['momentum_buffer'].lerp_(p.grad, 1 - group['momentum'])
-        update = orthogonalized(p.grad.lerp(mean, group['momentum']))
-        p.mul_(1 - group['lr']*group['weight_decay']).add_(update, alpha=-.2*max(p.shape)**.5*group['lr'])
+        return p.grad.lerp(state['momentum_buffer'].lerp_(p.grad, 1 - momentum), momentum)
+
+    @torch.no_grad()
+    def _step_matrices(self, groups):
+        alike = {}
+        for group in groups:
+            for p in group['params']:
+                if p.grad is not None: alike.setdefault((p.shape, p.dtype, p.device), []).append((p, group))
+        for (shape, _, device), found in alike.items():
+            n = len(found) if device.type == 'cuda' else max(1, _STACK//shape.numel())
+            for i in range(0, len(found), n): self._step_alike(found[i:i + n], max(shape))
+
+    def _step_alike(self, found, longest):
+        updates = orthogonalized(torch.stack([self._momentum(p, group['momentum']) for p, group in found]))
+        for (p, group), update in zip(found, updates):
+            p.mul_(1 - group['lr']*group['weight_decay']).add_(update, alpha=-.2*longest**.5*group['lr'])
 
     def step(self, closure=None):
         every = self.param_groups
         self.param_groups = [group for group in every if not group['orthogonal']]
         try: loss = super().step(closure)
         finally: self.param_groups = every
-        for group in every:
-            if group['orthogonal']:
-                for p in group['params']:
-                    if p.grad is not None: self._step_matrix(p, group)
+        self._step_matrices([group for group in every if group['orthogonal']])
         return loss
 
 # %% ../nbs/31a_optimizers.ipynb #2503be16

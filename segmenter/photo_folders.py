@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Sequence
 
-# %% ../nbs/21a_photo_folders.ipynb #4e1534fd
+# %% ../nbs/21a_photo_folders.ipynb #79cae2c9
 from .guards import writable_folder
 from .pairs import read_bands
-from .predict import Prediction, _check_view, _predictions, class_list_of, output_paths, protocol_for
+from .predict import Prediction, _check_view, _in_chans, _predictions, class_list_of, output_paths, protocol_for
 
 # %% ../nbs/21a_photo_folders.ipynb #a0345357
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
@@ -81,7 +81,7 @@ def _images_of(paths, protocol, report, in_chans=3):
         except (OSError, ValueError) as e: report.failed[path] = str(e) if str(path) in str(e) else f'{str(path)!r}: {e}'
         else: yield path, image
 
-# %% ../nbs/21a_photo_folders.ipynb #bb3816d7
+# %% ../nbs/21a_photo_folders.ipynb #3395323c
 def predict_folder(
     model, # A `Segmenter`
     folder, # Folder of images, or one image
@@ -107,7 +107,7 @@ def predict_folder(
     writable_folder(out)
     protocol = protocol_for(model, im_size=im_size, window_size=window_size, window_stride=window_stride, multi_scale=multi_scale)
     bar = tqdm(total=len(todo), unit='image', disable=not progress)
-    for merged, path, image in _predictions(model, _images_of(todo, protocol, report, model.config.in_chans), protocol, window_batch):
+    for merged, path, image in _predictions(model, _images_of(todo, protocol, report, _in_chans(model)), protocol, window_batch):
         found, place = Prediction(image, merged.labels().cpu().numpy(), class_list_of(model), path.stem, merged), out/todo[path]
         found.save(place.parent, place.name, outputs, contours, legend, bits)
         report.done.append(path)

@@ -141,7 +141,9 @@ def class_list_of(
     void = -1 if 0 <= c.ignore_index < c.n_classes else c.ignore_index
     return ClassList(c.classes, None if c.palette is None else np.array(c.palette), void)
 
-# %% ../nbs/21_predict.ipynb #c7666fe1
+# %% ../nbs/21_predict.ipynb #d42278a7
+def _in_chans(model): return getattr(model.config, 'in_chans', 3) # bands of an image
+
 def _as_bands(image, in_chans):
     "An array of a model's own bands, as `read_bands` would give it."
     image = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image.convert('L') if in_chans == 1 and hasattr(image, 'convert') else image)
@@ -171,7 +173,7 @@ def _as_image(image, in_chans=3):
         f'an image of shape {list(image.shape)} and type {image.dtype}: expected [H, W, 3] uint8 RGB (a tensor: [3, H, W])')
     return image, 'prediction'
 
-# %% ../nbs/21_predict.ipynb #1b31e4bf
+# %% ../nbs/21_predict.ipynb #623a1926
 @contextmanager
 def _evaluating(model):
     "The model in evaluation mode, and back as it was."
@@ -183,8 +185,9 @@ def _evaluating(model):
 class _Careful:
     "A model that is in evaluation mode whenever it computes, and only then."
     def __init__(self, model, precision=None, compile=False):
-        self.model, self.quick, self.patch_size = model, Quicker(model, precision, compile), model.patch_size
         self.device = next(model.parameters()).device
+        if precision and self.device.type == 'cpu': raise ValueError(f'precision {precision!r} is for a GPU: on a processor it is slower and less exact; leave it out, or move the model')
+        self.model, self.quick, self.patch_size = model, Quicker(model, precision, compile), model.patch_size
 
     def masks(self, images):
         with _evaluating(self.model): return self.quick.masks(images)
@@ -245,7 +248,7 @@ def segment(
         labels = merged.labels(None, tile, advance).cpu().numpy()
     return Prediction(image, labels, class_list_of(model), name, merged)
 
-# %% ../nbs/21_predict.ipynb #8557e775
+# %% ../nbs/21_predict.ipynb #f487a1f7
 def predict(
     model, # A `Segmenter`
     image, # Path, `[H, W, 3]` uint8 array, PIL image, or `[3, H, W]` tensor (uint8, or float in 0 to 1)
@@ -260,7 +263,7 @@ def predict(
     compile:bool=False, # Compile the network: for many images on a GPU
 )->Prediction: # At the image's own size
     "Segment one image, the way the model was evaluated."
-    image, name = _as_image(image, model.config.in_chans)
+    image, name = _as_image(image, _in_chans(model))
     protocol = protocol_for(model, im_size=im_size, window_size=window_size, window_stride=window_stride, multi_scale=multi_scale)
     return segment(model, image, protocol, name, window_batch, progress, precision, compile)
 
@@ -285,7 +288,7 @@ def show(self:Prediction,
         ax.axis('off')
     self.legend(axs[1])
 
-# %% ../nbs/21_predict.ipynb #c7443dc0
+# %% ../nbs/21_predict.ipynb #c9dda761
 def _readable(images, failed, in_chans=3):
     "Name and array of each image; what cannot be read goes to `failed`."
     for image in images:
@@ -311,7 +314,7 @@ def predict_stream(
     "Segment images one after the other, in constant memory."
     protocol = protocol_for(model, im_size=im_size, window_size=window_size, window_stride=window_stride, multi_scale=multi_scale)
     classes = class_list_of(model)
-    for merged, name, image in _predictions(model, _readable(images, failed, model.config.in_chans), protocol, window_batch, None, precision, compile):
+    for merged, name, image in _predictions(model, _readable(images, failed, _in_chans(model)), protocol, window_batch, None, precision, compile):
         yield Prediction(image, merged.labels().cpu().numpy(), classes, name, merged)
 
 # %% ../nbs/21_predict.ipynb #a606c812

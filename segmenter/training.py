@@ -21,7 +21,7 @@ from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import nn
 
-# %% ../nbs/32a_training.ipynb #a384820b
+# %% ../nbs/32a_training.ipynb #275d217a
 from .averaging import judged_model
 from .checkpoints import load_checkpoint, save_checkpoint, variant_of, write_variant
 from .datasets import load_dataset
@@ -37,8 +37,9 @@ from .pretrained import load_weights
 from .schedules import SCHEDULES
 from .recipes import RECIPES, recipe_values
 from .settings import StepSettings, TrainSettings
-from .steps import share_of
 from .statistics import count_classes, own_normalization, rare_class_weights
+from .steps import share_of
+from .watching import EarlyStop, exhausted, write_samples, write_table
 
 # %% ../nbs/32a_training.ipynb #2e792e4f
 def read_log(
@@ -67,16 +68,17 @@ def _write_curve(folder, rows):
         table.writeheader()
         table.writerows(rows)
 
-# %% ../nbs/32a_training.ipynb #fc8c26a1
+# %% ../nbs/32a_training.ipynb #ee9a0f9b
 class Kept(Callback):
-    "`checkpoint.pth`, `log.txt` and `curves.csv` after each epoch, `best.pth` when validation improves."
+    "`checkpoint.pth`, `log.txt`, `log.csv` and `curves.csv` after each epoch, `samples.jpg` after an evaluation, `best.pth` when it improves."
     order = 60
     def __init__(self,
         folder:Path, # Where the files go
         setup:dict|None=None, # What a continued run must have in common with this one
         first_epoch:int=0, # Number of the epoch that fastai calls 0
+        rolled:int=0, # How often the run was sent back
     ):
-        self.folder, self.setup, self.first_epoch = Path(folder), setup or {}, first_epoch
+        self.folder, self.setup, self.first_epoch, self.rolled = Path(folder), setup or {}, first_epoch, rolled
         self.records, self.curve = read_log(folder)[:first_epoch], _read_curve(folder, first_epoch)
 
     def before_train(self): self.losses, self.rates = [], []
@@ -99,17 +101,19 @@ class Kept(Callback):
         scores, record, best = self.learn.evaluation.scores, self.records[-1], _best(self.records)
         record.update(val_pixel_accuracy=round(scores.aAcc, 2), val_mean_accuracy=round(scores.mAcc, 2), val_mean_iou=round(scores.mIoU, 2))
         if not record['val_mean_iou'] <= best: self._save('best.pth')
+        if self.validated.predictions: write_samples(self.folder/'samples.jpg', self.validated.dataset, self.validated.predictions)
         self._write()
 
     def _save(self, name):
         epoch, scaled = self.first_epoch + self.epoch, getattr(self.learn, 'mixed_precision', None)
-        model, trained, state = judged_model(self.learn), self.model.segmenter, dict(setup=self.setup)
+        model, trained, state = judged_model(self.learn), self.model.segmenter, dict(setup=self.setup) | ({'rolled': self.rolled} if self.rolled else {})
         if model is not trained: state.update(trained=trained.state_dict(), averaged=self.averaged.state_dict())
         save_checkpoint(self.folder/name, model, optimizer=self.opt.opt, epoch=epoch, state=state,
             lr_scheduler=self.scheduled.schedule.state_dict((epoch + 1)*len(self.dls.train)), loss_scaler=scaled and scaled.scaler)
 
     def _write(self):
         with atomic_write(self.folder/'log.txt', 'w') as f: f.writelines(json.dumps(record) + '\n' for record in self.records)
+        write_table(self.folder/'log.csv', self.records)
         _write_curve(self.folder, self.curve)
 
 # %% ../nbs/32a_training.ipynb #20001eee
@@ -320,7 +324,39 @@ _OF_LEARNER = """recipe optimizer weight_decay layer_decay scheduler warmup clip
 
 def _recipe(t): return {key: getattr(t, key) for key in _OF_LEARNER}
 
-# %% ../nbs/32a_training.ipynb #bc3feffb
+# %% ../nbs/32a_training.ipynb #92f4d318
+def _rolled(folder):
+    "How often the run in a folder was sent back before its last checkpoint."
+    return load_checkpoint(folder/'checkpoint.pth')['segmenter_state'].get('rolled', 0) if (folder/'checkpoint.pth').exists() else 0
+
+def _attempt(log_dir, settings, rolled, progress, audit, cbs):
+    "A run, or the rest of it, until it ends or its loss is no number."
+    start, p = time.perf_counter(), plan(settings)
+    t, folder, setup = p.settings, writable_folder(log_dir), _setup(p.settings)
+    done = _unfinished(folder, setup, t.resume or rolled > 0)
+    first, rolled = (done['epoch'] + 1, max(rolled, done['segmenter_state'].get('rolled', 0))) if done else (0, rolled)
+    if not done: _begin(p)
+    parts = [p.train_set, p.val_set] if audit and not done else []
+    if parts: _refuse_unhealthy(_sampled(parts))
+    audited = Audited(parts) if max(map(len, parts), default=0) > _SAMPLE else None
+    write_variant(folder/'variant.yml', _variant(t, p.model.config, p.iterations, first, folder))
+    kept = Kept(folder, setup, first, rolled)
+    scores = [r['val_mean_iou'] for r in kept.records if 'val_mean_iou' in r]
+    ours = [kept, *[ProgressBar(first)]*progress, *[audited]*bool(audited), *[EarlyStop(t.patience, scores)]*bool(t.patience)]
+    learn = segmentation_learner(p.dls, p.model, **_recipe(t), first_epoch=first, class_weights=_class_weights(p), cbs=[*ours, *L(cbs)])
+    if t.amp: learn.to_fp16()
+    if done: _restore(learn, done)
+    if first < t.epochs and not exhausted(scores, t.patience): learn.fit(t.epochs - first, t.learning_rate*.5**rolled)
+    if audited and audited.found: _refuse_unhealthy(audited.found)
+    return TrainResult(folder, judged_model(learn).eval(), kept.records, kept.curve, first, time.perf_counter() - start)
+
+def _begin(p):
+    "Weights for an encoder that does not start from random ones."
+    t = p.settings
+    if t.pretrained: load_pretrained(p.model.encoder, p.model.config.backbone)
+    if t.weights: print(load_weights(p.model.encoder, t.weights))
+
+# %% ../nbs/32a_training.ipynb #80681385
 @delegates(TrainSettings)
 def train(
     log_dir, # Folder of the run; an unfinished run in it is continued, when its settings are these
@@ -332,24 +368,12 @@ def train(
     **kwargs, # Fields of `TrainSettings`
 )->TrainResult:
     "Train and validate as the authors' `segm.train` does, into one folder."
-    start, known = time.perf_counter(), {f.name: f for f in fields(TrainSettings)}
+    known, rolled = {f.name: f for f in fields(TrainSettings)}, 0
     for name in kwargs: lookup('setting', name, known)
-    p = plan(replace(settings or TrainSettings(), **kwargs))
-    t, folder, setup = p.settings, writable_folder(log_dir), _setup(p.settings)
-    done = _unfinished(folder, setup, t.resume)
-    first = done['epoch'] + 1 if done else 0
-    if t.pretrained and not done: load_pretrained(p.model.encoder, p.model.config.backbone)
-    if t.weights and not done: print(load_weights(p.model.encoder, t.weights))
-    parts = [p.train_set, p.val_set] if audit and not done else []
-    if parts: _refuse_unhealthy(_sampled(parts))
-    audited = Audited(parts) if max(map(len, parts), default=0) > _SAMPLE else None
-    write_variant(folder/'variant.yml', _variant(t, p.model.config, p.iterations, first, folder))
-    kept = Kept(folder, setup, first)
-    learn = segmentation_learner(p.dls, p.model, **_recipe(t), first_epoch=first, class_weights=_class_weights(p), cbs=[kept, *[ProgressBar(first)]*progress, *[audited]*bool(audited), *L(cbs)])
-    if t.amp: learn.to_fp16()
-    if done: _restore(learn, done)
-    try:
-        if first < t.epochs: learn.fit(t.epochs - first, t.learning_rate)
-    except FloatingPointError as e: raise FloatingPointError(str(e).splitlines()[-1].strip()) from None
-    if audited and audited.found: _refuse_unhealthy(audited.found)
-    return TrainResult(folder, judged_model(learn).eval(), kept.records, kept.curve, first, time.perf_counter() - start)
+    settings = replace(settings or TrainSettings(), **kwargs)
+    while True:
+        try: return _attempt(Path(log_dir), settings, rolled, progress, audit, cbs)
+        except FloatingPointError as e:
+            why, rolled = str(e).splitlines()[-1].strip(), max(rolled, _rolled(Path(log_dir))) + 1
+            if rolled > settings.rollback: raise FloatingPointError(why) from None
+            print(f'{why.split(";")[0]}: back to the last checkpoint, from here on at {.5**rolled:g} of the learning rate (rollback {rolled} of {settings.rollback})')

@@ -48,7 +48,7 @@ def test_the_version_is_printed(capsys):
     ('predict', '--model-path -i --input-dir -o --output-dir --gpu --cpu'),
     ('doctor', '--split --json --out --data-root --limit --workers DATASET'),
     ('convert', '--to SRC OUT'),
-    ('run', '-f -p --out NOTEBOOK'), ('bench', '--dataset --data-root --rounds --images --json WHAT')])
+    ('run', '-f -p --out NOTEBOOK'), ('bench', '--dataset --data-root --variant --model-path --rounds --images --gpu --json WHAT')])
 def test_the_flags_are_the_authors(verb, flags, capsys):
     code, out, _ = typed(f'{verb} --help', capsys)
     assert code == 0 and set(flags.split()) <= set(out.replace(',', ' ').split())

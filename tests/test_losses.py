@@ -64,3 +64,29 @@ def test_half_precision_masks_are_scored_in_full_precision():
 def test_without_a_gradient_the_fused_loss_is_the_same_number():
     masks, target = torch.randn(1, 6, 4, 4), torch.randint(6, (1, 32, 32))
     with torch.no_grad(): torch.testing.assert_close(fused_cross_entropy(masks, target), pixel_cross_entropy(masks, target))
+
+def test_sums_of_parts_make_the_mean_of_the_whole():
+    from segmenter.losses import cross_entropy_sum
+    draw = torch.Generator().manual_seed(0)
+    masks, target = torch.randn(4, 5, 3, 3, generator=draw), torch.randint(5, (4, 40, 40), generator=draw)
+    target[0], target[1, 3:] = 255, 255
+    how = dict(class_weights=torch.rand(5, generator=draw), label_smoothing=.1)
+    parts = [cross_entropy_sum(masks[i:i + 1], target[i:i + 1], **how) for i in range(4)]
+    torch.testing.assert_close((sum(t for t, _ in parts)/sum(n for _, n in parts)).float(), pixel_cross_entropy(masks, target, **how), rtol=1e-6, atol=1e-6)
+    assert cross_entropy_sum(masks, target)[1] == valid_pixels(target).sum()
+
+def test_nothing_of_full_size_is_made():
+    "The largest tensor that autograd or a tile holds stays far below `[B, K, H, W]`."
+    from torch.utils._python_dispatch import TorchDispatchMode
+    class Largest(TorchDispatchMode):
+        found = 0
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **kwargs or {})
+            for t in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(t, torch.Tensor): self.found = max(self.found, t.numel())
+            return out
+    from segmenter.region_losses import SegmentationLoss
+    masks, target = torch.randn(2, 40, 16, 16, requires_grad=True), torch.randint(40, (2, 256, 256))
+    for loss in fused_cross_entropy, SegmentationLoss(dice=1., ohem=.2, smoothing=.1):
+        with Largest() as seen: loss(masks, target).backward()
+        assert seen.found <= 2**19 < 2*40*256*256/4

@@ -32,6 +32,17 @@ def test_the_authors_modules_are_those_of_the_wheel(installed, tmp_path):
     done = python('-c', 'import segm.eval.miou as m; print(m.__file__)', site=installed, cwd=tmp_path)
     assert done.stdout.strip() == str(installed/'segm'/'eval'/'miou.py'), done.stderr
 
+def test_the_boxed_model_is_inside_and_answers_without_data_or_network(root, installed, tmp_path):
+    assert {path.name for path in (root/'segmenter'/'weights').iterdir()} == {path.name for path in (installed/'segmenter'/'weights').iterdir()}
+    work = """import socket, numpy as np, segmenter as sg
+def refuse(*args, **kwargs): raise OSError('no network')
+socket.socket.connect = refuse
+p = sg.predict(sg.load_model('landcover'), np.zeros((80, 96, 3), np.uint8))
+from segmenter import checkpoints
+print(p.label_map.shape, checkpoints._box()['landcover'])"""
+    done = python('-c', work, site=installed, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith(f'(80, 96) {installed}'), done.stderr
+
 def test_it_imports_from_any_folder(installed, tmp_path):
     done = python('-c', 'import segmenter; print(segmenter.__file__, segmenter.create_model)', site=installed, cwd=tmp_path)
     assert done.returncode == 0 and str(installed) in done.stdout, done.stderr

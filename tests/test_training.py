@@ -105,7 +105,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_one_line_and_keeps_the_last_
 
 def test_an_unknown_setting_is_refused(tmp_path):
     with pytest.raises(KeyError, match='learning_rate'): train(tmp_path, learnin_rate=1.)
-    assert TrainSettings().optimizer == 'sgd'
+    assert TrainSettings().recipe == 'paper' and TrainSettings().optimizer is None
 
 MODERN = dict(optimizer='muon', learning_rate=.004, weight_decay=.05, layer_decay=.8, ema=.9, accumulate=2, clip_grad=1., label_smoothing=.1,
               flips='both', warmup=2, epochs=3)
@@ -138,3 +138,89 @@ def test_a_batch_in_parts_takes_the_steps_of_the_whole(tree, tmp_path):
     whole, parts = (train(tmp_path/str(n), **asked(tree, accumulate=n, **still)) for n in (1, 3))
     np.testing.assert_allclose([r['loss'] for r in parts.curve], [r['loss'] for r in whole.curve], atol=1e-6, rtol=0)
     for a, b in zip(parts.model.parameters(), whole.model.parameters()): torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+class Spoiled(Callback):
+    "A weight becomes infinite in one epoch, once."
+    def __init__(self, epoch): self.at, self.times = epoch, 1
+    def before_batch(self):
+        if self.training and self.times and self.kept.first_epoch + self.epoch == self.at:
+            self.times -= 1
+            torch.nn.init.constant_(self.model.segmenter.decoder.mask_norm.weight, float('inf'))
+
+@pytest.mark.parametrize('epoch', [0, 1])
+def test_a_rollback_goes_on_from_the_last_checkpoint_at_half_the_rate(tree, tmp_path, capsys, epoch):
+    result = train(tmp_path/'run', cbs=Spoiled(epoch), **asked(tree, rollback=1))
+    said = capsys.readouterr().out
+    assert f'(epoch {epoch}' in said and 'images ' in said and '.png' in said and 'rollback 1 of 1' in said and said.count('\n') == 1
+    assert [r['epoch'] for r in result.records] == [0, 1] and result.curve[-1]['learning_rate'] == 1e-5
+    assert load_checkpoint(tmp_path/'run'/'checkpoint.pth')['lr_scheduler']['base_lrs'] == [.005]
+    assert train(tmp_path/'run', **asked(tree, rollback=1)).epochs_before == 2
+
+def test_more_rollbacks_than_allowed_end_the_run(tree, tmp_path):
+    spoiled = Spoiled(1)
+    spoiled.times = 3
+    with pytest.raises(FloatingPointError, match='^the loss is nan'): train(tmp_path/'run', cbs=spoiled, **asked(tree, rollback=2))
+
+def test_a_run_without_progress_stops_and_stays_stopped(tree, tmp_path):
+    calm = asked(tree, epochs=9, patience=2, learning_rate=1e-5)
+    result = train(tmp_path/'run', **calm)
+    assert 3 <= len(result.records) < 9
+    again = train(tmp_path/'run', **calm)
+    assert again.records == result.records and again.epochs_before == len(result.records)
+
+def test_a_frozen_encoder_keeps_its_weights_until_it_is_its_turn(tree, tmp_path):
+    class Watch(Callback):
+        seen = []
+        def before_step(self):
+            encoder = self.model.segmenter.encoder
+            self.seen.append((self.epoch, all(p.grad is None for p in encoder.parameters()), encoder.training))
+    train(tmp_path/'run', cbs=Watch(), **asked(tree, freeze=1, optimizer='adamw', weight_decay=.1))
+    assert Watch.seen == [(0, True, False)]*2 + [(1, False, True)]*2
+
+def test_samples_and_a_table_lie_beside_the_log(tree, tmp_path):
+    train(tmp_path/'run', **asked(tree, eval_freq=2, epochs=3))
+    assert Image.open(tmp_path/'run'/'samples.jpg').size == (3*48 + 8, 2*48 + 4)
+    head, *rows = (tmp_path/'run'/'log.csv').read_text().splitlines()
+    assert head.split(',')[0] == 'epoch' and len(rows) == 3 and rows[1].endswith(',,')
+    train(tmp_path/'bare', **asked(tree, samples=0, epochs=1))
+    assert not (tmp_path/'bare'/'samples.jpg').exists()
+
+def test_memory_that_runs_out_changes_nothing_but_the_parts(tree, tmp_path, monkeypatch, capsys):
+    from segmenter.learner import MaskModel
+    still = asked(tree, drop_path=0., decoder='linear')
+    whole = train(tmp_path/'whole', **still)
+    forward = MaskModel.forward
+    def small(self, images):
+        if self.training and len(images) > 1: raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 1 GiB')
+        return forward(self, images)
+    monkeypatch.setattr(MaskModel, 'forward', small)
+    parts = train(tmp_path/'parts', **still)
+    assert 'computed in 4 parts' in capsys.readouterr().out
+    np.testing.assert_allclose([r['loss'] for r in parts.curve], [r['loss'] for r in whole.curve], atol=1e-6, rtol=0)
+    for a, b in zip(parts.model.parameters(), whole.model.parameters()): torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+def test_checkpointed_gradients_take_the_same_steps(tree, tmp_path):
+    runs = [train(tmp_path/str(yes), **asked(tree, grad_checkpointing=yes)) for yes in (False, True)]
+    np.testing.assert_allclose(*[[r['loss'] for r in run.curve] for run in runs], atol=1e-6, rtol=0)
+
+def test_a_recipe_fills_only_what_was_not_given(tree, tmp_path):
+    from segmenter.training import plan
+    t = plan(TrainSettings(**{k: v for k, v in asked(tree, recipe='modern', epochs=40).items() if k not in ('progress', 'learning_rate')})).settings
+    assert (t.optimizer, t.learning_rate, t.layer_decay, t.ema, t.clip_grad, t.warmup, t.epochs) == ('adamw', 1e-3, 1., .9998, 1., 4, 40)
+    paper = plan(TrainSettings(**{k: v for k, v in asked(tree).items() if k != 'progress'})).settings
+    assert (paper.optimizer, paper.layer_decay, paper.ema, paper.clip_grad, paper.warmup, paper.weight_decay) == ('sgd', 1., 0., 0., 0, 0.)
+
+def test_a_run_from_before_a_dial_existed_continues(tree, tmp_path):
+    train(tmp_path/'run', **asked(tree, epochs=1))
+    path = tmp_path/'run'/'checkpoint.pth'
+    file = torch.load(path, weights_only=True)
+    for key in ('flips', 'ema', 'layer_decay', 'accumulate', 'recipe', 'dice', 'freeze', 'clip_grad'): del file['segmenter_state']['setup'][key]
+    torch.save(file, path)
+    assert train(tmp_path/'run', **asked(tree, epochs=1)).epochs_before == 1
+
+@pytest.mark.parametrize('wrong, says', [(dict(accumulate=9), 'cannot be computed in 9 parts'), (dict(ema=1.), 'ema 1'), (dict(label_smoothing=2.), 'label_smoothing 2'),
+    (dict(clip_grad=-1.), 'clip_grad -1'), (dict(layer_decay=0.), 'a layer decay is a factor'), (dict(recipe='moden'), 'modern'), (dict(flips='up'), 'kind of flip'),
+    (dict(patience=-1), 'patience -1'), (dict(dice=-1.), 'dice -1')])
+def test_a_dial_out_of_range_is_refused(tree, tmp_path, wrong, says):
+    with pytest.raises((ValueError, KeyError), match=says): train(tmp_path/'run', **asked(tree, **wrong))
+    assert not (tmp_path/'run'/'checkpoint.pth').exists()
