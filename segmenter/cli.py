@@ -17,13 +17,18 @@ from .looking import attention, explore
 from .measuring import _load, _need, accuracy, evaluate, submit
 from .settings import TrainSettings
 
-# %% ../nbs/70_cli.ipynb #853208a2
+# %% ../nbs/70_cli.ipynb #536abd02
 def train(*,
     log_dir:str, # Folder of the run: checkpoints, log.txt, variant.yml
     audit:bool=True, # Let the doctor look at the data: a sample before the first step, all of it during the first epoch
+    lr_find:bool=False, # Train nothing: try growing learning rates for a hundred iterations and draw lr_find.png
     **settings:TrainSettings, # A flag for each field
 ):
-    "Train a model (the authors' `segm.train`); what is left out comes from the data set."
+    "Train a model (the authors' `segm.train`); what is left out comes from the recipe and the data set."
+    if lr_find:
+        from segmenter.learning_rate import try_rates
+        print(f'suggestion: --learning-rate {try_rates(log_dir, TrainSettings(**settings)).suggestion:.2g}; the curve is in {log_dir}/lr_find.png')
+        return
     from segmenter.training import train as run
     result = run(log_dir, audit=audit, **settings)
     print(f'{len(result.records)} epochs, best validation mIoU {result.best:.2f} %; written to {result.folder}')
@@ -52,7 +57,7 @@ def _tell(report, out):
     print(f'{report}; written to {out}')
     return 1 if report.failed else 0
 
-# %% ../nbs/70_cli.ipynb #5bebb986
+# %% ../nbs/70_cli.ipynb #de3f008f
 def predict(*,
     model_path:str, # checkpoint.pth, or the folder of a run
     input_dir:str, # Folder of images, or one image
@@ -74,6 +79,8 @@ def predict(*,
     confidence:bool=False, # Write NAME_confidence.png: largest probability
     bits:int=8, # Of the confidence, 8 or 16
     probabilities:bool=False, # Write NAME_probabilities.npy, float16: large
+    precision:Literal['bf16', 'fp16']=None, # Of the network on a GPU; float32 when left out
+    compile:bool=False, # Compile the network: for many images on a GPU
     large:bool=False, # One TIFF or .npy too large for memory, at its native size; labels in the same format
 ):
     "Segment the images of a folder (the authors' `segm.inference`)."
@@ -82,13 +89,14 @@ def predict(*,
     kinds = _outputs(labels=labels, overlay=overlay, palette=palette, statistics=statistics, confidence=confidence, probabilities=probabilities)
     if not kinds: raise ValueError('nothing to write: leave out --no-labels or --no-overlay, or ask for another output')
     if bits not in (8, 16): raise ValueError(f'--bits {bits}: give 8 or 16')
+    if large and (precision or compile): raise ValueError('--large computes in float32: leave --precision and --compile out')
     if large: return _predict_large(checkpoint, gpu, input_dir, output_dir, window_size, window_stride, window_batch_size)
     from segmenter.photo_folders import list_images, predict_folder
     list_images(input_dir, recursive)
     out = writable_folder(output_dir)
-    return _tell(predict_folder(_load(checkpoint, gpu), input_dir, out, im_size=im_size, window_size=window_size, window_stride=window_stride,
+    return _tell(predict_folder(_load(checkpoint, gpu, precision), input_dir, out, im_size=im_size, window_size=window_size, window_stride=window_stride,
         multi_scale=multiscale, window_batch=window_batch_size, recursive=recursive, overwrite=overwrite, outputs=kinds, contours=contours,
-        legend=legend, bits=bits), out)
+        legend=legend, bits=bits, precision=precision, compile=compile), out)
 
 # %% ../nbs/70_cli.ipynb #96a61791
 def run(
@@ -168,8 +176,8 @@ def convert(
     from segmenter.convert import convert as run
     print(run(src, out, to))
 
-# %% ../nbs/70_cli.ipynb #6b01292d
-_BENCHES = dict.fromkeys(('data', 'merge', 'scales', 'memory', 'counts', 'figures', 'throughput', 'study'))
+# %% ../nbs/70_cli.ipynb #717849fc
+_BENCHES = dict.fromkeys(('data', 'merge', 'scales', 'memory', 'counts', 'figures', 'throughput', 'study', 'loss'))
 
 def _bench_model(what, variant, rounds, json, **options):
     "A bench of models; the record is written after every row, and one that is there is continued."
@@ -179,8 +187,17 @@ def _bench_model(what, variant, rounds, json, **options):
     earlier = loads(Path(json).read_text()) if json and Path(json).is_file() else None
     print(report(measure(what, variant or None, rounds, earlier=earlier, each=lambda record: json and write_record(record, json), **options)))
 
+def _bench_loss(rounds, json):
+    "The bench of a training step and its loss."
+    from segmenter.bench import write_record
+    from segmenter.loss_bench import bench_loss, report_loss
+    record = bench_loss(rounds)
+    print(report_loss(record))
+    if json: write_record(record, json)
+
+# %% ../nbs/70_cli.ipynb #a56106ab
 def bench(
-    what:str, # What to measure: data (loading), merge and scales (labels, against two other programs), memory, counts, figures (those four), throughput, study
+    what:str, # What to measure: data (loading), merge and scales (labels, against two other programs), memory, counts, figures (those four), throughput, study, loss (a training step and its loss)
     *,
     dataset:str=None, # Data set whose loading is measured, by name or folder; photographs made for the purpose when left out
     data_root:str=None, # Folder that holds the data sets
@@ -195,7 +212,8 @@ def bench(
     if json: writable_folder(Path(json).parent)
     lookup('bench', what, _BENCHES)
     device = 'cuda' if gpu else 'cpu'
-    if what != 'data': _bench_model(what, variant, 5 if rounds is None else rounds, json, model_path=model_path and _need(model_path, 'checkpoint'), device=device)
+    if what == 'loss': _bench_loss(8 if rounds is None else rounds, json)
+    elif what != 'data': _bench_model(what, variant, 5 if rounds is None else rounds, json, model_path=model_path and _need(model_path, 'checkpoint'), device=device)
     else:
         from segmenter.bench import bench as measure, report, write_record
         record = measure(what, dataset, data_root, 16 if rounds is None else rounds, images)

@@ -79,15 +79,15 @@ class Evaluation:
     @property
     def multi_scale(self): return len(self.protocol.ratios) > 1 or self.protocol.flip
 
-# %% ../nbs/23_evaluate.ipynb #9e831c4a
-def _count(model, dataset, chosen, protocol, window_batch, progress, each, meters):
+# %% ../nbs/23_evaluate.ipynb #8859a782
+def _count(model, dataset, chosen, protocol, window_batch, progress, each, meters, **network):
     "Segment and count our share of the images."
     from tqdm import tqdm
     rank, world = rank_and_world()
     k, void = len(dataset.classes), dataset.classes.ignore_index
     total, images = ConfusionMatrix(k, void), ImageCounts(k)
     for i in tqdm(chosen[rank::world], unit='image', disable=not progress or rank > 0):
-        found, truth = segment(model, dataset.image(i), protocol, window_batch=window_batch), dataset.label_map(i)
+        found, truth = segment(model, dataset.image(i), protocol, window_batch=window_batch, **network), dataset.label_map(i)
         one = ConfusionMatrix(k, void).update(found.label_map, truth)
         total.merge(one)
         images.add(i, one)
@@ -108,7 +108,7 @@ def describe(self:Evaluation)->str: # One line
     "The protocol in words."
     return _describe(self.protocol, self.protocol_name)
 
-# %% ../nbs/23_evaluate.ipynb #95d4cde0
+# %% ../nbs/23_evaluate.ipynb #8067aed4
 def evaluate(
     model, # A `Segmenter`
     dataset, # A `Dataset` with label maps
@@ -123,6 +123,8 @@ def evaluate(
     progress:bool=True, # A bar over the images
     each=None, # Called with the index and the `Prediction` of each image of this process, to keep or to save it
     meters=(), # Further counters with `update(prediction, truth)` and `all_reduce()`, such as `BoundaryIoU`
+    precision:str|None=None, # 'bf16' or 'fp16' for the network on a GPU; None: float32
+    compile:bool=False, # Compile the network: for many images on a GPU
 )->Evaluation: # Scores, and how they came about; the same in every process
     "Mean IoU of a model on a data set (authors' evaluation)."
     c, names, start = model.config, dataset.classes, time.perf_counter()
@@ -131,9 +133,9 @@ def evaluate(
     if isinstance(protocol, Protocol): how, name = protocol, 'given'
     else: how, name = named_protocol(model, dataset, protocol, multi_scale, im_size=im_size, window_size=window_size, window_stride=window_stride)
     chosen = _chosen(len(dataset), limit)
-    confusion, images = _count(model, dataset, chosen, how, window_batch, progress, each, meters)
+    confusion, images = _count(model, dataset, chosen, how, window_batch, progress, each, meters, precision=precision, compile=compile)
     return Evaluation(confusion.compute(), confusion, names, how, dataset.name, dataset.split, len(chosen),
-                      time.perf_counter() - start, images, name)
+                      time.perf_counter() - start, images, ', '.join(filter(None, (name, precision))))
 
 # %% ../nbs/23_evaluate.ipynb #99133c90
 def _colour_bins(image, bins):

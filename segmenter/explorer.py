@@ -114,10 +114,10 @@ def _at(truth, size):
     import cv2
     return cv2.resize(np.asarray(truth), size[::-1], interpolation=cv2.INTER_NEAREST)
 
-# %% ../nbs/40a_explorer.ipynb #1c6e7ce0
+# %% ../nbs/40a_explorer.ipynb #1dde1b76
 _COARSEST = .05 # Beyond this the maps would no longer be the model's
 
-def _fit(layers, budget, step=.005):
+def _fit(layers, budget, step=.0015):
     "Layers rounded as finely as the budget allows; and as the page stores them."
     turned = [_turned(layer) for layer in layers]
     while step <= _COARSEST:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Literal
 from .guards import writable_folder
 
-# %% ../nbs/67_measuring.ipynb #bc05209f
-def _load(model_path, gpu=None):
+# %% ../nbs/67_measuring.ipynb #e46d5c01
+def _load(model_path, gpu=None, precision=None):
     "The model of a checkpoint on the device that was asked for."
     import torch
     from segmenter.checkpoints import load_model
     if gpu and not torch.cuda.is_available(): raise ValueError('no GPU is available to torch; leave --gpu out, or give --cpu')
+    if precision and (gpu is False or not torch.cuda.is_available()): raise ValueError(f'--precision {precision} needs a GPU: on a processor it is slower and less exact; leave it out')
     return load_model(model_path).to('cuda' if gpu or gpu is None and torch.cuda.is_available() else 'cpu')
 
 def _boxed(path):
@@ -142,7 +143,7 @@ def _limit(n, frac_dataset, report, block, calibration):
     if calibration and n < 2: raise ValueError('--calibration fits on one half of the images and measures the other: give at least 2')
     return limit
 
-# %% ../nbs/67_measuring.ipynb #4661840a
+# %% ../nbs/67_measuring.ipynb #e7f43cb9
 def evaluate(
     model_path:str, # checkpoint.pth, or the folder of a run
     dataset:str, # Data set, by name or folder; its validation part
@@ -162,6 +163,8 @@ def evaluate(
     report:bool=True, # Write tables, figures, and best and worst images
     resamples:int=1000, # Resampled sets of images behind the interval of the mIoU
     block:int=1, # Consecutive images resampled together; more than 1 for frames of a film
+    precision:Literal['bf16', 'fp16']=None, # Of the network on a GPU; float32 when left out
+    compile:bool=False, # Compile the network: for many images on a GPU
     gpu:bool=None, # Use the GPU; the default where there is one
     data_root:str=None, # Folder that holds the data sets
     out:str=None, # Folder of the scores; beside the checkpoint when left out
@@ -175,10 +178,10 @@ def evaluate(
     data = load_dataset(dataset, 'val', data_root)
     limit = _limit(len(data), frac_dataset, report, block, calibration)
     (rank, images), meters = _begin(gpu, folder, save_images), _meters(data, boundary, sizes)
-    model, how = _load(checkpoint, gpu), dict(im_size=im_size, window_size=window_size, window_stride=window_stride)
+    model, how = _load(checkpoint, gpu, precision), dict(im_size=im_size, window_size=window_size, window_stride=window_stride)
     if rank == 0: print('protocol:', _describe(*named_protocol(model, data, protocol, multiscale, **how)))
     found, calibration = _measure(model, data, folder, rank, meters, calibration, report, resamples, block, limit=limit, protocol=protocol,
-        multi_scale=multiscale, window_batch=window_batch_size, each=_saver(images, data, blend) if images else None, **how)
+        multi_scale=multiscale, window_batch=window_batch_size, each=_saver(images, data, blend) if images else None, precision=precision, compile=compile, **how)
     if images and rank == 0: _zip(images)
     if rank == 0: print('\n'.join(_lines(found, meters, calibration, folder)))
 

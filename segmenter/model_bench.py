@@ -90,14 +90,18 @@ def mmseg_twin(
     twin.load_state_dict(to_mmseg(model.state_dict(), model.config))
     return twin
 
-# %% ../nbs/61a_model_bench.ipynb #047c6541
+# %% ../nbs/61a_model_bench.ipynb #32d50a30
 @torch.no_grad()
 def mmseg_labels(
     twin, # From `mmseg_twin`
-    view, # Normalised image, `[1, C, H, W]`
+    view, # Normalised image, `[1, C, h, w]`
+    out_size=None, # Height and width of the answer, pixels; None for the view's
 )->torch.Tensor: # `[H, W]` int64
     "Labels as mmsegmentation finds them: its sliding window, its post-processing."
-    return twin.predict(view)[0].pred_sem_seg.data[0]
+    from mmseg.structures import SegDataSample
+    size = tuple(view.shape[-2:])
+    sample = SegDataSample(metainfo=dict(ori_shape=tuple(out_size or size), img_shape=size, pad_shape=size, padding_size=[0]*4))
+    return twin.predict(view, [sample])[0].pred_sem_seg.data[0]
 
 # %% ../nbs/61a_model_bench.ipynb #abd8163c
 class _Noise:
@@ -167,7 +171,7 @@ class _Watch:
         self.seconds[-1] += time.perf_counter() - begin
         return found
 
-# %% ../nbs/61a_model_bench.ipynb #bc510886
+# %% ../nbs/61a_model_bench.ipynb #9f4d704d
 def _ways(model, twin, views, flips, size, window, keep):
     "What takes turns: a function of the round each, which keeps its labels; and the watch of ours."
     watch = _Watch(model)
@@ -175,7 +179,7 @@ def _ways(model, twin, views, flips, size, window, keep):
         watch.seconds.append(0.)
         return sliding_labels(watch, views, flips, size, *window)
     ways = dict(segmenter=ours, direct=lambda: direct_labels(model, views, flips, size, *window))
-    if twin is not None: ways['mmsegmentation'] = lambda: mmseg_labels(twin, views[0])
+    if twin is not None: ways['mmsegmentation'] = lambda: mmseg_labels(twin, views[0], size)
     return {name: lambda turn, name=name, way=way: keep.update({name: way()}) for name, way in ways.items()}, watch
 
 # %% ../nbs/61a_model_bench.ipynb #1968e212

@@ -81,7 +81,7 @@ def _images_of(paths, protocol, report, in_chans=3):
         except (OSError, ValueError) as e: report.failed[path] = str(e) if str(path) in str(e) else f'{str(path)!r}: {e}'
         else: yield path, image
 
-# %% ../nbs/21a_photo_folders.ipynb #3395323c
+# %% ../nbs/21a_photo_folders.ipynb #c9b496ab
 def predict_folder(
     model, # A `Segmenter`
     folder, # Folder of images, or one image
@@ -99,6 +99,8 @@ def predict_folder(
     legend:bool=False, # A legend beside the overlay
     bits:int=8, # Of the confidence, 8 or 16
     progress:bool=True, # A bar over the images
+    precision:str|None=None, # 'bf16' or 'fp16' for the network on a GPU; None: float32
+    compile:bool=False, # Compile the network: for many images on a GPU
 )->FolderReport: # What was done, what was skipped, and what could not be read
     "Segment every image of a folder; a bad image is reported and the rest done."
     from tqdm import tqdm
@@ -107,7 +109,7 @@ def predict_folder(
     writable_folder(out)
     protocol = protocol_for(model, im_size=im_size, window_size=window_size, window_stride=window_stride, multi_scale=multi_scale)
     bar = tqdm(total=len(todo), unit='image', disable=not progress)
-    for merged, path, image in _predictions(model, _images_of(todo, protocol, report, _in_chans(model)), protocol, window_batch):
+    for merged, path, image in _predictions(model, _images_of(todo, protocol, report, _in_chans(model)), protocol, window_batch, None, precision, compile):
         found, place = Prediction(image, merged.labels().cpu().numpy(), class_list_of(model), path.stem, merged), out/todo[path]
         found.save(place.parent, place.name, outputs, contours, legend, bits)
         report.done.append(path)

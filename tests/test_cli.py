@@ -119,7 +119,7 @@ def test_train_hands_every_flag_to_the_training(monkeypatch):
 
 def test_every_setting_of_a_training_is_a_flag_with_its_default():
     values = cli.parse(cli.train, ['--log-dir', 'r'])
-    assert values == dict(log_dir='r', audit=True, **asdict(TrainSettings()))
+    assert values == dict(log_dir='r', audit=True, lr_find=False, **asdict(TrainSettings()))
     assert cli.parse(cli.train, '--log-dir r --scale-range 0.9 1.1'.split())['scale_range'] == (.9, 1.1)
 
 @pytest.fixture

