@@ -13,8 +13,9 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/40_attention.ipynb #9ad6bdcc
+# %% ../nbs/40_attention.ipynb #3ff894c0
 import numpy as np, torch
+from fastcore.basics import patch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -95,9 +96,6 @@ class AttentionLayer:
         scores = (self.queries[:, rows]*self.queries.shape[-1]**-.5) @ self.keys.mT
         return (scores if self.bias is None else scores + self.bias[:, rows]).softmax(-1)
 
-# %% ../nbs/40_attention.ipynb #4fc88afa
-from fastcore.basics import patch
-
 # %% ../nbs/40_attention.ipynb #096d72c0
 def _row(layer, place):
     "The number of a patch's token, or a refusal."
@@ -121,7 +119,7 @@ def look(self:AttentionLayer,
     maps = self.weights(rows)[..., T:T + h*w].unflatten(-1, (h, w)).cpu().numpy()
     return maps if cls and K else maps[:, 0]
 
-# %% ../nbs/40_attention.ipynb #0fc83125
+# %% ../nbs/40_attention.ipynb #a1829de6
 def _blocks_of(model, part):
     "The blocks of encoder or decoder."
     lookup('part of the model', part, dict.fromkeys(('encoder', 'decoder')))
@@ -131,7 +129,7 @@ def _blocks_of(model, part):
 
 def _attention_of(blocks, layer, part):
     "The module of a layer that holds its attention."
-    if not isinstance(layer, int) or not 0 <= layer < len(blocks): raise ValueError(
+    if not hasattr(layer, '__index__') or not 0 <= layer < len(blocks): raise ValueError(
         f'layer {layer} is not there: the {part} has layers 0–{len(blocks) - 1}')
     module = getattr(blocks[layer], 'attn', blocks[layer])
     if hasattr(module, 'lambda_init'): raise ValueError('differential attention is a difference of two maps, and no single map can be shown')

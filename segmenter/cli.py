@@ -7,14 +7,14 @@ Each verb is a function of this module whose body imports what it needs only whe
 # %% auto #0
 __all__ = ['VERBS', 'train', 'predict', 'run', 'prepare', 'doctor', 'browse', 'convert', 'bench', 'env', 'overview', 'main']
 
-# %% ../nbs/70_cli.ipynb #867fe0cf
+# %% ../nbs/70_cli.ipynb #20051271
 import sys
 from pathlib import Path
 from typing import Literal
 from .flags import _parameters, _sentence, answer, parse, verb_parser
 from .guards import lookup, writable_folder
 from .looking import attention, explore
-from .measuring import _load, _need, accuracy, evaluate, submit
+from .measuring import _check_precision, _load, _need, accuracy, evaluate, submit
 from .settings import TrainSettings
 
 # %% ../nbs/70_cli.ipynb #536abd02
@@ -33,7 +33,7 @@ def train(*,
     result = run(log_dir, audit=audit, **settings)
     print(f'{len(result.records)} epochs, best validation mIoU {result.best:.2f} %; written to {result.folder}')
 
-# %% ../nbs/70_cli.ipynb #626603a5
+# %% ../nbs/70_cli.ipynb #d48e7f0a
 def _pixels(text):
     "A side in pixels; 'native' is 0."
     return 0 if text == 'native' else int(text)
@@ -41,6 +41,12 @@ def _pixels(text):
 _pixels.__name__ = 'size' # what argparse calls it when it refuses
 
 def _outputs(**wanted): return [kind for kind, yes in wanted.items() if yes]
+
+def _check_outputs(kinds, bits, large_and_quick):
+    "Refuse what makes no sense together."
+    if not kinds: raise ValueError('nothing to write: leave out --no-labels or --no-overlay, or ask for another output')
+    if bits not in (8, 16): raise ValueError(f'--bits {bits}: give 8 or 16')
+    if large_and_quick: raise ValueError('--large computes in float32: leave --precision and --compile out')
 
 def _predict_large(checkpoint, gpu, image, output_dir, window_size, window_stride, window_batch):
     "Labels of one large image, in the format it has."
@@ -57,7 +63,7 @@ def _tell(report, out):
     print(f'{report}; written to {out}')
     return 1 if report.failed else 0
 
-# %% ../nbs/70_cli.ipynb #de3f008f
+# %% ../nbs/70_cli.ipynb #da352cd4
 def predict(*,
     model_path:str, # checkpoint.pth, or the folder of a run
     input_dir:str, # Folder of images, or one image
@@ -87,14 +93,13 @@ def predict(*,
     checkpoint = _need(model_path, 'checkpoint')
     _need(input_dir, 'image or folder of images')
     kinds = _outputs(labels=labels, overlay=overlay, palette=palette, statistics=statistics, confidence=confidence, probabilities=probabilities)
-    if not kinds: raise ValueError('nothing to write: leave out --no-labels or --no-overlay, or ask for another output')
-    if bits not in (8, 16): raise ValueError(f'--bits {bits}: give 8 or 16')
-    if large and (precision or compile): raise ValueError('--large computes in float32: leave --precision and --compile out')
+    _check_outputs(kinds, bits, large and (precision or compile))
+    _check_precision(precision, gpu)
     if large: return _predict_large(checkpoint, gpu, input_dir, output_dir, window_size, window_stride, window_batch_size)
     from segmenter.photo_folders import list_images, predict_folder
     list_images(input_dir, recursive)
     out = writable_folder(output_dir)
-    return _tell(predict_folder(_load(checkpoint, gpu, precision), input_dir, out, im_size=im_size, window_size=window_size, window_stride=window_stride,
+    return _tell(predict_folder(_load(checkpoint, gpu), input_dir, out, im_size=im_size, window_size=window_size, window_stride=window_stride,
         multi_scale=multiscale, window_batch=window_batch_size, recursive=recursive, overwrite=overwrite, outputs=kinds, contours=contours,
         legend=legend, bits=bits, precision=precision, compile=compile), out)
 

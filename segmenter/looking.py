@@ -9,7 +9,9 @@ The module imports nothing heavy, so that help costs no torch."""
 # %% auto #0
 __all__ = ['attention', 'explore']
 
-# %% ../nbs/68_looking.ipynb #59725a76
+# %% ../nbs/68_looking.ipynb #541ecddd
+from pathlib import Path
+from .guards import writable_folder
 from .measuring import _load, _need
 
 # %% ../nbs/68_looking.ipynb #b92980d3
@@ -20,7 +22,19 @@ def _class_ids(model, names):
     known = {name: i for i, name in enumerate(class_list_of(model).names)}
     return [lookup('class', name, known | {str(i): i for i in known.values()}) for name in names]
 
-# %% ../nbs/68_looking.ipynb #51eea1f9
+# %% ../nbs/68_looking.ipynb #d7e8e114
+def _draw(path, model, image, layer, enc, patch, classes, **how):
+    "One figure, in the format its name says."
+    import matplotlib.pyplot as plt
+    from segmenter.attention import show_classes, show_layers
+    from segmenter.predict import class_list_of
+    names = class_list_of(model).names
+    if enc or patch is not None: figure = show_layers(model, image, patch, patch is None, part='encoder' if enc else 'decoder', **how)
+    else: figure = show_classes(model, image, layer, [names[k] for k in _class_ids(model, classes)] if classes else None, **how)
+    figure.savefig(Path(path).expanduser(), dpi=150)
+    plt.close(figure)
+
+# %% ../nbs/68_looking.ipynb #1f3b355f
 def attention(
     model_path:str, # checkpoint.pth, or the folder of a run
     image_path:str, # Image to look at
@@ -35,15 +49,18 @@ def attention(
     class_:list=(), # With --dec --cls: only this class, by name or number; may be repeated
     square:bool=False, # The authors' top-left square instead of the whole image
     im_size:int=None, # Short side of the resized image, pixels; the checkpoint's when left out
+    figure:str=None, # Also write one figure: layers in a row, or with --dec --cls the classes in a grid, heads averaged
     gpu:bool=None, # Use the GPU; the default where there is one
 ):
     "Write attention maps of an image, one for each head (the authors' `segm.scripts.show_attn_map`)."
     checkpoint, image = _need(model_path, 'checkpoint'), _need(image_path, 'image')
     if class_ and (enc or not cls): raise ValueError('--class chooses among the classes of the decoder: give --dec --cls too')
+    if figure: writable_folder(Path(figure).expanduser().parent)
     from segmenter.attention import write_attention_maps
     model = _load(checkpoint, gpu)
     files = write_attention_maps(model, image, output_dir, layer_id, 'encoder' if enc else 'decoder', None if cls else (x_patch, y_patch), cls,
                                  cmap, _class_ids(model, class_) if class_ else None, square=square, im_size=im_size)
+    if figure: _draw(figure, model, image, layer_id, enc, None if cls else (x_patch, y_patch), class_, square=square, im_size=im_size)
     print(f'{len(files)} pictures written to {files[0].parent if len({f.parent for f in files}) == 1 else files[0].parents[1]}')
 
 # %% ../nbs/68_looking.ipynb #52a2724d

@@ -15,19 +15,24 @@ from pathlib import Path
 from typing import Literal
 from .guards import writable_folder
 
-# %% ../nbs/67_measuring.ipynb #e46d5c01
-def _load(model_path, gpu=None, precision=None):
+# %% ../nbs/67_measuring.ipynb #4c8e6dda
+def _load(model_path, gpu=None):
     "The model of a checkpoint on the device that was asked for."
     import torch
     from segmenter.checkpoints import load_model
     if gpu and not torch.cuda.is_available(): raise ValueError('no GPU is available to torch; leave --gpu out, or give --cpu')
-    if precision and (gpu is False or not torch.cuda.is_available()): raise ValueError(f'--precision {precision} needs a GPU: on a processor it is slower and less exact; leave it out')
     return load_model(model_path).to('cuda' if gpu or gpu is None and torch.cuda.is_available() else 'cpu')
 
 def _boxed(path):
     "Is it the bare name of a model that comes with the package?"
     from importlib.resources import files
     return (files('segmenter')/'weights'/f'{Path(path).name}.safetensors').is_file() and Path(path).name == str(path)
+
+def _check_precision(precision, gpu):
+    "Half precision is for GPUs."
+    import torch
+    if precision and (gpu is False or not torch.cuda.is_available()): raise ValueError(
+        f'--precision {precision} needs a GPU: on a processor it is slower and less exact; leave it out')
 
 def _need(path, what):
     "The path, or a refusal."
@@ -91,11 +96,16 @@ def _saver(images, data, blend):
             Image.fromarray(picture).save(place/path.name, quality=95)
     return save
 
-# %% ../nbs/67_measuring.ipynb #c6c9b09c
+# %% ../nbs/67_measuring.ipynb #5d0f5df9
 def _zip(images):
     "Pack a folder of pictures as the zip beside it."
     import shutil
     shutil.make_archive(str(images), 'zip', images.parent, images.name)
+
+def _close(images, lines):
+    "What the first process does at the end."
+    if images: _zip(images)
+    print('\n'.join(lines))
 
 # %% ../nbs/67_measuring.ipynb #1c793c5d
 def _meters(data, boundary, sizes):
@@ -143,7 +153,7 @@ def _limit(n, frac_dataset, report, block, calibration):
     if calibration and n < 2: raise ValueError('--calibration fits on one half of the images and measures the other: give at least 2')
     return limit
 
-# %% ../nbs/67_measuring.ipynb #e7f43cb9
+# %% ../nbs/67_measuring.ipynb #421b4a41
 def evaluate(
     model_path:str, # checkpoint.pth, or the folder of a run
     dataset:str, # Data set, by name or folder; its validation part
@@ -171,19 +181,18 @@ def evaluate(
 ):
     "Measure mIoU of a checkpoint (the authors' `segm.eval.miou`)."
     checkpoint = _need(model_path, 'checkpoint')
-    _check_share(frac_dataset)
+    _check_share(frac_dataset), _check_precision(precision, gpu)
     folder = writable_folder(out or (checkpoint if checkpoint.is_dir() else checkpoint.parent))
     from segmenter.datasets import load_dataset
     from segmenter.evaluate import _describe, named_protocol
     data = load_dataset(dataset, 'val', data_root)
     limit = _limit(len(data), frac_dataset, report, block, calibration)
     (rank, images), meters = _begin(gpu, folder, save_images), _meters(data, boundary, sizes)
-    model, how = _load(checkpoint, gpu, precision), dict(im_size=im_size, window_size=window_size, window_stride=window_stride)
+    model, how = _load(checkpoint, gpu), dict(im_size=im_size, window_size=window_size, window_stride=window_stride)
     if rank == 0: print('protocol:', _describe(*named_protocol(model, data, protocol, multiscale, **how)))
     found, calibration = _measure(model, data, folder, rank, meters, calibration, report, resamples, block, limit=limit, protocol=protocol,
         multi_scale=multiscale, window_batch=window_batch_size, each=_saver(images, data, blend) if images else None, precision=precision, compile=compile, **how)
-    if images and rank == 0: _zip(images)
-    if rank == 0: print('\n'.join(_lines(found, meters, calibration, folder)))
+    if rank == 0: _close(images, _lines(found, meters, calibration, folder))
 
 # %% ../nbs/67_measuring.ipynb #de379734
 def _pretrained(backbone, weights, gpu):

@@ -171,10 +171,18 @@ def test_predict_takes_one_large_image(tiny, tmp_path, capsys):
     code, _, err = typed(['predict', '--model-path', str(tiny), '-i', str(tmp_path/'x.npy'), '-o', str(tmp_path), '--large'], capsys)
     assert code == 2 and 'is the image itself' in err and np.array_equal(np.load(tmp_path/'x.npy'), image)
 
-@pytest.mark.parametrize('flags, message', [('--no-labels --no-overlay', 'nothing to write'), ('--bits 12', 'give 8 or 16'), ('--im-size big', 'invalid size')])
+@pytest.mark.parametrize('flags, message', [('--no-labels --no-overlay', 'nothing to write'), ('--bits 12', 'give 8 or 16'), ('--im-size big', 'invalid size'),
+                                            ('--large --precision bf16', 'leave --precision'), ('--precision fp8', 'invalid choice')])
 def test_predict_refuses_requests_that_make_no_sense(flags, message, tiny, tmp_path, capsys):
     code, _, err = typed(f'predict --model-path {tiny} -i {tmp_path} -o {tmp_path}/out {flags}', capsys)
     assert code == 2 and message in err and err.count('\n') == 1
+
+def test_half_precision_without_a_gpu_is_refused_before_anything_is_loaded_or_written(tiny, data, tmp_path, capsys):
+    picture(tmp_path/'photos'/'a.png')
+    for line in (f'predict --model-path {tiny} -i {tmp_path}/photos -o {tmp_path}/out --cpu', f'evaluate {tiny} {data} --cpu'):
+        code, _, err = typed(f'{line} --precision bf16', capsys)
+        assert code == 2 and '--precision bf16 needs a GPU' in err and err.count('\n') == 1
+    assert not list((tmp_path/'out').glob('*'))
 
 @pytest.mark.parametrize('line, message', [('-i none -o out', "no image or folder of images at 'none'"), ('-i empty -o out', "no image in 'empty'"),
                                            ('-i photos -o taken/out', 'cannot write to')])

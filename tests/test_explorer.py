@@ -97,6 +97,14 @@ def test_the_command_writes_a_page(model, tmp_path, capsys):
     assert cli.main(line.split() + ['--layer', '7']) == 2 and capsys.readouterr().err.count('\n') == 1
     assert cli.main(line.split() + ['--all-layers']) == 0
 
+def test_the_chapter_holds_a_page_that_the_site_can_show(root):
+    import html, json
+    cells = json.loads((root/'nbs'/'40a_explorer.ipynb').read_text(encoding='utf-8'))['cells']
+    frames = [''.join(o['data']['text/html']) for c in cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
+    assert len(frames) == 1 and '<iframe title=' in frames[0] and len(frames[0]) < 1e6
+    page = html.unescape(re.search(r'srcdoc="([^"]*)"', frames[0])[1])
+    assert page.startswith('<!doctype html>') and not re.search(r'https?:', page)
+
 # ---- In a browser
 
 @pytest.fixture(scope='module')

@@ -1,4 +1,4 @@
-import os
+import copy, os
 import numpy as np
 import pytest
 import torch
@@ -225,3 +225,16 @@ def test_a_large_image_is_segmented_in_bounded_memory():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert predict(model, image, im_size=0).label_map.shape == image.shape[:2]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000
+
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
+def test_half_precision_is_refused_on_a_processor_in_one_line(model, precision):
+    for ask in (lambda: predict(model, IMAGE, precision=precision), lambda: next(predict_stream(model, [IMAGE], precision=precision))):
+        with pytest.raises(ValueError, match='is for a GPU') as caught: ask()
+        assert '\n' not in str(caught.value)
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('dials', [dict(precision='bf16'), dict(precision='fp16'), dict(compile=True)])
+def test_dials_of_a_gpu_change_few_labels(model, dials):
+    if not torch.cuda.is_available(): pytest.skip('no GPU')
+    there = copy.deepcopy(model).cuda()
+    assert (predict(there, IMAGE, **dials).label_map == predict(there, IMAGE).label_map).mean() > .98
