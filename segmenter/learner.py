@@ -127,11 +127,15 @@ class Validated(Callback):
         self.learn.evaluation = evaluate(judged_model(self.learn), self.dataset, progress=False, each=self._keep if self.samples else None) if due else None
         raise CancelValidException
 
-# %% ../nbs/32_learner.ipynb #fa8b1f6a
+# %% ../nbs/32_learner.ipynb #80ed04b5
 class SegmentationLearner(Learner):
     "A `Learner` that can compute a batch in parts, and does when memory runs out."
     parts = 1 # Of a batch
     weight = staticmethod(pixel_weight) # What the loss is divided by; None for a loss of the batch as a whole
+
+    def _call_one(self, event):
+        for cb in self.cbs.sorted('order'):
+            if event == 'after_fit' or event in vars(cb) or hasattr(type(cb), event): cb(event)
 
     def _do_one_batch(self):
         if not self.training: return super()._do_one_batch()

@@ -75,7 +75,7 @@ def matmul_speed(
             best = min(best, time.perf_counter() - begin)
     return m*k*n/best
 
-# %% ../nbs/62_speed.ipynb #df905cc6
+# %% ../nbs/62_speed.ipynb #bc8b1ce5
 def linear_speeds(
     config:ModelConfig, # Of the model
     windows:int=2, # Windows a forward pass
@@ -84,9 +84,11 @@ def linear_speeds(
     "How near the linear layers of a block come to the machine's peak."
     d, t = config.embed_dim, windows*((config.image_size[0]//config.patch_size)*(config.image_size[1]//config.patch_size) + 1)
     layers = {'qkv': (t, d, 3*d), 'projection': (t, d, d), 'MLP up': (t, d, 4*d), 'MLP down': (t, 4*d, d)}
-    found = {name: matmul_speed(*shape, rounds) for name, shape in layers.items()}
-    peak = max(*found.values(), *(matmul_speed(s, s, s, rounds) for s in (512, 768, 1024)))
-    return {name: speed/peak for name, speed in found.items()} | dict(peak=peak)
+    shapes, speeds = layers | {f'square {n}': (n, n, n) for n in (512, 768, 1024)}, {}
+    for _ in range(rounds):
+        for name, shape in shapes.items(): speeds[name] = max(speeds.get(name, 0), matmul_speed(*shape, 1))
+    peak = max(speeds.values())
+    return {name: speeds[name]/peak for name in layers} | dict(peak=peak)
 
 # %% ../nbs/62_speed.ipynb #8e6e7dcc
 def _as_it_is(model): return model.masks
