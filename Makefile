@@ -19,8 +19,9 @@ $(STAMP): settings.ini setup.py pyproject.toml
 demo: setup
 	$(BIN)/segmenter run train -f demo
 
+# One test file to each core, and one thread to each of the two
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: setup
 	$(BIN)/python -m pytest -m "not gpu"

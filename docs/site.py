@@ -42,7 +42,9 @@ class Page:
 
 # ---- What there is
 
-def page_name(path): return re.sub(r'^\d+[a-z]?_', '', path.stem)
+def page_name(path):
+    "A notebook's page is named without its number; a template's is told from the chapter of the same name."
+    return ('run_' if path.parent.name == 'experiments' else '') + re.sub(r'^\d+[a-z]?_', '', path.stem)
 
 def _group(path, nbs):
     "A notebook's place in the sidebar; the index has no number and comes first."
@@ -235,7 +237,8 @@ def plain(page, book):
     for cell in page.cells:
         says, text = render.directives(cell['source']), render.bare(cell['source'])
         if 'hide' in says or 'default_exp' in says or not text.strip(): continue
-        if cell['cell_type'] == 'markdown': parts.append(re.sub(r'\]\((?:[\w./-]*/)?(?:\d+[a-z]?_)?(\w+)\.ipynb', r'](\1.html.md', text))
+        if cell['cell_type'] == 'markdown': parts.append(re.sub(r'\]\(([\w./-]*/)?(?:\d+[a-z]?_)?(\w+)\.ipynb',
+            lambda m: f"]({'run_' if (m[1] or '').endswith('experiments/') else ''}{m[2]}.html.md", text))
         elif not render._off(says, 'echo'): parts.append(f'```python\n{text}\n```')
         if says.get('fig-cap'): parts.append(f'*Figure: {says["fig-cap"]}*')
         for o in cell.get('outputs', []):

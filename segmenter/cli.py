@@ -7,7 +7,7 @@ Each verb is a function of this module whose body imports what it needs only whe
 # %% auto #0
 __all__ = ['VERBS', 'train', 'predict', 'run', 'prepare', 'doctor', 'browse', 'convert', 'bench', 'env', 'overview', 'main']
 
-# %% ../nbs/70_cli.ipynb #20051271
+# %% ../nbs/70_cli.ipynb #472a2574
 import sys
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from .guards import lookup, writable_folder
 from .looking import attention, explore
 from .measuring import _check_precision, _load, _need, accuracy, evaluate, submit
 from .settings import TrainSettings
+from .showing import logs, video
 
 # %% ../nbs/70_cli.ipynb #536abd02
 def train(*,
@@ -181,8 +182,8 @@ def convert(
     from segmenter.convert import convert as run
     print(run(src, out, to))
 
-# %% ../nbs/70_cli.ipynb #717849fc
-_BENCHES = dict.fromkeys(('data', 'merge', 'scales', 'memory', 'counts', 'figures', 'throughput', 'study', 'loss'))
+# %% ../nbs/70_cli.ipynb #a50aa0ac
+_BENCHES = dict.fromkeys(('data', 'merge', 'scales', 'memory', 'counts', 'figures', 'throughput', 'study', 'loss', 'video'))
 
 def _bench_model(what, variant, rounds, json, **options):
     "A bench of models; the record is written after every row, and one that is there is continued."
@@ -200,9 +201,9 @@ def _bench_loss(rounds, json):
     print(report_loss(record))
     if json: write_record(record, json)
 
-# %% ../nbs/70_cli.ipynb #a56106ab
+# %% ../nbs/70_cli.ipynb #f6f6e413
 def bench(
-    what:str, # What to measure: data (loading), merge and scales (labels, against two other programs), memory, counts, figures (those four), throughput, study, loss (a training step and its loss)
+    what:str, # What to measure: data (loading), merge and scales (labels, against two other programs), memory, counts, figures (those four), throughput, study, loss (a training step and its loss), video (end to end against the network alone)
     *,
     dataset:str=None, # Data set whose loading is measured, by name or folder; photographs made for the purpose when left out
     data_root:str=None, # Folder that holds the data sets
@@ -210,6 +211,7 @@ def bench(
     model_path:str=None, # A checkpoint in place of the model fitted for the purpose
     rounds:int=None, # Turns of each side; 16 for data, 5 otherwise, when left out
     images:int=8, # Images in a turn, of data
+    film:str=None, # Film of video; one made for the purpose when left out
     gpu:bool=False, # Measure throughput on the GPU
     json:str=None, # File for the record, with every single time; an unfinished one is continued
 ):
@@ -218,7 +220,8 @@ def bench(
     lookup('bench', what, _BENCHES)
     device = 'cuda' if gpu else 'cpu'
     if what == 'loss': _bench_loss(8 if rounds is None else rounds, json)
-    elif what != 'data': _bench_model(what, variant, 5 if rounds is None else rounds, json, model_path=model_path and _need(model_path, 'checkpoint'), device=device)
+    elif what != 'data': _bench_model(what, variant, 5 if rounds is None else rounds, json, model_path=model_path and _need(model_path, 'checkpoint'),
+                                     device=device, film=film and _need(film, 'film'))
     else:
         from segmenter.bench import bench as measure, report, write_record
         record = measure(what, dataset, data_root, 16 if rounds is None else rounds, images)
@@ -241,8 +244,8 @@ def env():
     except ImportError as e: print(f'torch does not import: {e}')
     else: print('gpu', torch.cuda.get_device_name() if torch.cuda.is_available() else 'none')
 
-# %% ../nbs/70_cli.ipynb #449b5479
-VERBS = {verb.__name__: verb for verb in (train, evaluate, predict, accuracy, submit, attention, explore, prepare, doctor, browse, convert, run, bench, env)}
+# %% ../nbs/70_cli.ipynb #4707a0b5
+VERBS = {verb.__name__: verb for verb in (train, evaluate, predict, accuracy, submit, attention, explore, video, logs, prepare, doctor, browse, convert, run, bench, env)}
 
 def overview()->str: # A line a verb
     "What `segmenter --help` shows."

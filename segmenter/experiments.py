@@ -97,25 +97,27 @@ def check_parameters(
     for name, value in given.items(): values[name] = _fit(value, lookup('parameter', name, declared))
     return values
 
-# %% ../nbs/60_experiments.ipynb #20795f0a
+# %% ../nbs/60_experiments.ipynb #192857f5
 def _shipped(folder, pattern):
-    "Stem to path of the files that come with the project in `nbs/experiments/`."
-    home = Path(list(importlib.util.find_spec('segmenter').submodule_search_locations)[0]).parent
-    return {path.stem: path for path in sorted((home/'nbs'/'experiments'/folder).glob(pattern))}
+    "Name to path of the files that come with the project in `nbs/experiments/`; a family is a folder, and part of the name."
+    home = Path(list(importlib.util.find_spec('segmenter').submodule_search_locations)[0]).parent/'nbs'/'experiments'/folder
+    return {path.relative_to(home).with_suffix('').as_posix(): path for path in sorted(home.glob(pattern)) if path.parent.name[0] != '.'}
 
 def _find(kind, name, folder, pattern):
-    "A path as it is, or a bare name from `nbs/experiments/`."
-    path = Path(name).expanduser()
+    "A path as it is, or a name from `nbs/experiments/`."
+    path, known = Path(name).expanduser(), _shipped(folder, pattern)
+    bare, families = str(name).removesuffix(Path(pattern).suffix), {k.split('/')[0] for k in known if '/' in k}
     if path.is_file(): return path
-    if path.parent == Path('.') and not path.exists(): return lookup(kind, path.name.removesuffix(pattern[1:]), _shipped(folder, pattern))
-    raise FileNotFoundError(f'no {kind} at {str(path)!r}; give a path, or a name: {", ".join(_shipped(folder, pattern)) or "none shipped"}')
+    if not path.exists() and (path.parent == Path('.') or path.parts[0] in families): return lookup(kind, bare, known)
+    names = dict.fromkeys(f'{k.split("/")[0]}/…' if '/' in k else k for k in known)
+    raise FileNotFoundError(f'no {kind} at {str(path)!r}; give a path, or a name: {", ".join(names) or "none shipped"}')
 
 def load_profile(
-    profile, # Path of a YAML file, or the name of one in `nbs/experiments/profiles/`
+    profile, # Path of a YAML file, or the name of one in `nbs/experiments/profiles/`, such as 'demo' or 'readme/seg-t-mask16'
 )->dict: # Name to value
     "The dials one row of a table turns."
     import yaml
-    path = _find('profile', profile, 'profiles', '*.yaml')
+    path = _find('profile', profile, 'profiles', '**/*.yaml')
     try: values = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as e: raise ValueError(f'profile {str(path)!r} is no YAML: {" ".join(str(e).split())}') from None
     if not isinstance(values, dict): raise ValueError(f'profile {str(path)!r} holds a {type(values).__name__}, not "name: value" lines')
@@ -140,15 +142,15 @@ def _length(values):
 
 def _slug(text): return re.sub(r'[^a-z0-9.]+', '-', str(text).lower().replace('/', '')).strip('-.')
 
-# %% ../nbs/60_experiments.ipynb #74151e1e
+# %% ../nbs/60_experiments.ipynb #931ccd5f
 def run_id(
     parameters:Mapping, # Every value of the run
     base:Mapping=None, # Values the name need not tell: the defaults under the profile; None for all
     name:str='run', # Stands for the model in an experiment that has none
 )->str: # Also the folder's name
     "Model, data at a size, length, other dials turned, seed: as mmsegmentation names configs."
-    get = parameters.get
-    model = get('variant') or '-'.join(filter(None, (get('backbone'), get('decoder')))) or name
+    get, label = parameters.get, parameters.get('profile') or ''
+    model = label.replace('/', '-') if '/' in label else get('variant') or '-'.join(filter(None, (get('backbone'), get('decoder')))) or name
     data = '-'.join(str(v) for v in (Path(get('dataset') or '').name, get('crop_size') or get('im_size')) if v)
     turned = [f'{n}-{v}' for n, v in parameters.items() if base is not None and v != base.get(n)
               and n not in _IN_NAME | _NOT_THE_RUN | {'profile'}]
@@ -181,7 +183,7 @@ def _device(asked=None):
     if str(asked) != 'cpu' and torch and torch.cuda.is_available(): return torch.cuda.get_device_name()
     return f'cpu, {len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()} cores'
 
-# %% ../nbs/60_experiments.ipynb #b89cf35a
+# %% ../nbs/60_experiments.ipynb #1e2983da
 def _unit(name):
     "The unit a metric's name implies."
     if re.search(r'(IoU|Acc)$', name): return '%'
@@ -195,6 +197,23 @@ def _metric(name, value):
     if not math.isfinite(value): raise ValueError(f'metric {name!r} is {value}; a record holds finite numbers only')
     return dict(value=value, unit=unit)
 
+# %% ../nbs/60_experiments.ipynb #27a513fd
+_RECORD = dict(status=str, run_id=str, profile=str, metrics=dict, dataset=str, split=str, n_images=int, data_hash=str, protocol=str, commit=str,
+               versions=dict, device=str, attempts=int, seconds=(int, float), finished=str)
+
+def _check_record(content, where='the record'):
+    "A finished record that holds what a record must; else a ValueError that names the first thing wrong."
+    wrong = [f'{key} is {content.get(key)!r}' for key, kind in _RECORD.items() if not isinstance(content.get(key), kind) or content[key] is True]
+    wrong += [f'unknown key {key!r}' for key in content if key not in _RECORD]
+    if not wrong:
+        wrong += [f'{key} is {content[key]!r}' for key, fits in dict(status=content['status'] == 'done', protocol=content['protocol'] in ('SS', 'MS'),
+                  run_id=content['run_id'], n_images=content['n_images'] >= 0, seconds=content['seconds'] >= 0).items() if not fits]
+        wrong += [f'metric {n} is {m!r}' for n, m in content['metrics'].items() if not (isinstance(m, dict) and m.keys() == {'value', 'unit'}
+                  and isinstance(m['unit'], str) and type(m['value']) in (int, float) and math.isfinite(m['value']))]
+    if wrong: raise ValueError(f'{where} is not a record of a finished run: {wrong[0]}')
+    return content
+
+# %% ../nbs/60_experiments.ipynb #9363578e
 def _write_json(path, content):
     with atomic_write(path, 'w') as f: json.dump(content, f, indent=1, allow_nan=False, default=str); f.write('\n')
 
@@ -249,7 +268,7 @@ def curves(self:Run,
     _write_csv(self.folder/'curves.csv', list(dict.fromkeys(key for row in rows for key in row)), rows)
     return self.folder/'curves.csv'
 
-# %% ../nbs/60_experiments.ipynb #51795ec1
+# %% ../nbs/60_experiments.ipynb #16dd635f
 @patch
 def record(self:Run,
     metrics:Mapping=None, # Name to number, or to (number, unit)
@@ -269,7 +288,7 @@ def record(self:Run,
         dataset=dataset or self.parameters.get('dataset', ''), split=split, n_images=n_images, data_hash=data_hash, protocol=protocol,
         commit=_commit(), versions=_versions(), device=device or _device(self.parameters.get('device')), attempts=state.get('attempts', 1),
         seconds=round(state.get('seconds', 0) + time.monotonic() - self.started, 1), finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
-    values = {n: m['value'] for n, m in content['metrics'].items()}
+    values = {n: m['value'] for n, m in _check_record(content)['metrics'].items()}
     _write_csv(self.folder/'row.csv', COLUMNS, [{**self.parameters, **values, **content}])
     _write_json(self.folder/'metrics.json', content)
     return content
@@ -366,7 +385,18 @@ def _execute(template, folder, changed, quiet):
         _fail(folder, 'the notebook ended without a record', time.monotonic() - began)
         raise RunFailed(f'{template.name} ended without calling record in its last cell (notebook: {report})')
 
-# %% ../nbs/60_experiments.ipynb #efd60e8d
+# %% ../nbs/60_experiments.ipynb #19e640b1
+def _resolve(notebook, parameters, out, profiles):
+    "Template, declared dials and every value of a run, its folder among them; nothing is made."
+    template = find_template(notebook)
+    declared = read_parameters(template)
+    if 'log_dir' not in declared: raise ValueError(f'{str(template)!r} declares no parameter log_dir; the run could not be told its folder')
+    base = check_parameters({n: v for profile in profiles for n, v in load_profile(profile).items()}, declared)
+    values = check_parameters({**base, **(parameters or {})}, declared)
+    values['log_dir'] = str(values['log_dir'] or Path(out or 'runs')/run_id(values, base, template.stem))
+    return template, declared, values
+
+# %% ../nbs/60_experiments.ipynb #e006dcbc
 def run_notebook(
     notebook, # Path of a notebook, or the name of one in `nbs/experiments/`
     parameters:Mapping=None, # Dials turned by hand, over the profiles
@@ -375,12 +405,8 @@ def run_notebook(
     quiet:bool=False, # Keep the notebook's output off the terminal
 )->Path: # The run's folder
     "Check the dials, then run the notebook, continue it, or say that it is finished."
-    template = find_template(notebook)
-    declared = read_parameters(template)
-    if 'log_dir' not in declared: raise ValueError(f'{str(template)!r} declares no parameter log_dir; the run could not be told its folder')
-    base = check_parameters({n: v for profile in profiles for n, v in load_profile(profile).items()}, declared)
-    values = check_parameters({**base, **(parameters or {})}, declared)
-    folder = writable_folder(values['log_dir'] or Path(out or 'runs')/run_id(values, base, template.stem))
+    template, declared, values = _resolve(notebook, parameters, out, profiles)
+    folder = writable_folder(values['log_dir'])
     values['log_dir'] = str(folder)
     with _lock(folder) as ours:
         if not ours: raise ValueError(f'{str(folder)!r} is in use by another run')
@@ -390,7 +416,15 @@ def run_notebook(
         if what and not quiet: print(f'{folder}: done', flush=True)
     return folder
 
-# %% ../nbs/60_experiments.ipynb #e3d8811b
+# %% ../nbs/60_experiments.ipynb #642dd1f5
+def _status(folder):
+    "waiting, running, interrupted, failed, done, or unreadable."
+    if not (folder/'metrics.json').exists(): return 'waiting'
+    status = _read_json(folder/'metrics.json').get('status', 'unreadable')
+    if status == 'running':
+        with _lock(folder) as free: status = 'interrupted' if free else status
+    return status
+
 def list_runs(
     folder='runs', # Folder that holds the runs
 ): # A pandas table, a row a run, by name
@@ -399,9 +433,6 @@ def list_runs(
     rows = []
     for path in sorted(Path(folder).glob('*/metrics.json')):
         state, run = _read_json(path), path.parent
-        status = state.get('status', 'unreadable')
-        if status == 'running':
-            with _lock(run) as free: status = 'interrupted' if free else status
         scores = {n: m['value'] for n, m in state.get('metrics', {}).items() if n in ('mIoU', 'mAcc', 'aAcc')}
-        rows.append(dict(run_id=run.name, status=status, profile=state.get('profile', ''), seconds=state.get('seconds'), **scores))
+        rows.append(dict(run_id=run.name, status=_status(run), profile=state.get('profile', ''), seconds=state.get('seconds'), **scores))
     return pd.DataFrame(rows, columns=['run_id', 'status', 'profile', 'seconds', 'mIoU', 'mAcc', 'aAcc'])

@@ -62,7 +62,7 @@ def _add_flag(parser, name, about, default, kind):
     parser.add_argument(*filter(None, [_SHORT.get(name), _flag(name)]), dest=name, help=about + shown,
                         required=default is Parameter.empty, default=None if default in (Parameter.empty, ()) else default, **how)
 
-# %% ../nbs/65_flags.ipynb #70f0e3b8
+# %% ../nbs/65_flags.ipynb #6524fb5a
 def _themes(verb):
     "For each field of a dataclass behind `**`, the first line of the class that declares it."
     behind = [p.annotation for p in signature(verb).parameters.values() if p.kind is Parameter.VAR_KEYWORD and is_dataclass(p.annotation)]
@@ -82,7 +82,7 @@ def verb_parser(
     for name, about, default, kind, positional in _parameters(verb):
         theme = themes.get(name)
         if theme not in groups: groups[theme] = parser.add_argument_group(theme)
-        if positional: parser.add_argument(name, metavar=name.upper(), type=kind, help=about)
+        if positional: parser.add_argument(name, metavar=name.upper(), help=about, **(dict(nargs='+') if kind is list else dict(type=kind)))
         else: _add_flag(groups[theme], name, about, default, kind)
     return parser
 

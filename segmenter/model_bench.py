@@ -332,7 +332,7 @@ FIGURES = [ # Task, variant, against, what is asked
     ('one view', 'Seg-S-Mask/16', 'mmsegmentation', 1.9), ('one view', 'Seg-S-Mask/16', 'after', .10), ('one view', 'Seg-T-Mask/16', 'after', .25),
     ('memory', 'Seg-T-Mask/16', 'direct', 10), ('confusion matrix', '', 'histograms', 15), ('colouring', '', 'loop', 15)]
 
-# %% ../nbs/61a_model_bench.ipynb #48c07a1d
+# %% ../nbs/61a_model_bench.ipynb #26062bc3
 def _merge_rows(o): return {('one view', v, c): lambda v=v, c=c: [_merge_row(v, c, o['rounds'], o['model_path'])] for v in o['variants'] for c in CONTENTS}
 def _scales_rows(o): return {('twelve views', v, c): lambda v=v, c=c: [_merge_row(v, c, o['rounds'], o['model_path'], True)]
                              for v in o['variants'][:None if o['chosen'] else 1] for c in CONTENTS}
@@ -344,7 +344,7 @@ def _throughput_rows(o): return {('throughput', v, f"{o['size']}×{o['size']}, b
 def _figure_rows(o): return _counting_rows(o) | _memory_rows(o) | _merge_rows(o) | _scales_rows(o)
 
 BENCHES = dict(merge=_merge_rows, scales=_scales_rows, memory=_memory_rows, counts=_counting_rows, figures=_figure_rows, # Name: rows to measure
-               throughput=_throughput_rows, study='segmenter.speed:_study_rows')
+               throughput=_throughput_rows, study='segmenter.speed:_study_rows', video='segmenter.film_speed:_film_rows')
 
 # %% ../nbs/61a_model_bench.ipynb #114275b3
 def _same_setting(a, b): return all(a.get(key) == b.get(key) for key in ('commit', 'threads', 'rounds', 'processor'))
@@ -356,7 +356,7 @@ def _rows_of(what):
     module, name = found.split(':')
     return getattr(importlib.import_module(module), name)
 
-# %% ../nbs/61a_model_bench.ipynb #f1eb1e6f
+# %% ../nbs/61a_model_bench.ipynb #5077028a
 def bench(
     what:str='merge', # Name in `BENCHES`
     variants=None, # The paper's names; None: Seg-T, Seg-S and Seg-B with the mask transformer
@@ -366,6 +366,7 @@ def bench(
     batches=(1, 2, 4, 8), # Batch sizes whose throughput is measured
     device:str='cpu', # Where throughput is measured: cpu or cuda
     model_path=None, # A checkpoint instead of the fitted model
+    film=None, # Film whose segmentation is measured; None: one made for the purpose
     earlier:dict|None=None, # Record to continue
     each=None, # Called with the record after every row
 )->dict: # The record
@@ -377,7 +378,7 @@ def bench(
     record = dict(bench=what, rounds=rounds, **_environment()) | dict(threads=torch.get_num_threads(), load=os.getloadavg()[0])
     record['rows'] = list(earlier['rows']) if earlier and _same_setting(earlier, record) else []
     done = {(r['task'], r['variant'], r['content']) for r in record['rows']}
-    options = dict(rounds=rounds, variants=chosen, chosen=variants, size=size, batches=batches, device=device, model_path=model_path)
+    options = dict(rounds=rounds, variants=chosen, chosen=variants, size=size, batches=batches, device=device, model_path=model_path, film=film)
     for key, measure in rows_of(options).items():
         if key in done: continue
         record['rows'] += measure()

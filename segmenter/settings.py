@@ -10,7 +10,7 @@ __all__ = ['DataSettings', 'ModelSettings', 'StepSettings', 'RunSettings', 'Trai
 # %% ../nbs/31b_settings.ipynb #7769fe6e
 from dataclasses import dataclass
 
-# %% ../nbs/31b_settings.ipynb #4bb4635b
+# %% ../nbs/31b_settings.ipynb #ec9b6d94
 @dataclass(frozen=True)
 class DataSettings:
     "What is learned, and how it is cut, scaled and turned."
@@ -24,6 +24,7 @@ class DataSettings:
     scale_range:tuple=(.5, 2.) # Random scale of a training image
     flips:str='horizontal' # Random mirror images: horizontal, both (also upside down, for pictures from above), or none
     photometric:bool=True # Random brightness, contrast, saturation and hue
+    train_images:int|None=None # Only so many training images, evenly spread over the list; left out: all
     rare_class_sampling:float=0. # Share of the draws that go to images with rare classes, 0 to 1; 0 draws each image once an epoch
     workers:int=0 # Processes that prepare batches
 

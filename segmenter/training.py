@@ -253,6 +253,14 @@ def _loaders(t, train_set, val_set, normalization, device):
                        seed=t.seed, num_workers=t.workers, scale_range=t.scale_range,
                        photometric=t.photometric, flips=t.flips, device=device, weights=weights)
 
+# %% ../nbs/32a_training.ipynb #5f3c1a77
+def _fewer(data, n):
+    "Only `n` images of a data set, evenly spread; None for all."
+    if n is None: return data
+    if not 1 <= n <= len(data): raise ValueError(f'train_images {n}: {data.name!r} has 1 to {len(data)} to give')
+    chosen = [i*len(data)//n for i in range(n)]
+    return replace(data, images=[data.images[i] for i in chosen], labels=data.labels and [data.labels[i] for i in chosen])
+
 # %% ../nbs/32a_training.ipynb #7260f19b
 def _for_two_classes(t, n_classes):
     "The linear decoder where two classes would meet the mask transformer by default."
@@ -285,8 +293,8 @@ def plan(
     settings:TrainSettings, # What was asked for
 )->Plan:
     "Build data and model of a run, and refuse what cannot work."
-    device = _device(settings)
-    train_set, val_set = (load_dataset(settings.dataset, split, settings.data_root) for split in ('train', 'val'))
+    device, part = _device(settings), lambda split: load_dataset(settings.dataset, split, settings.data_root)
+    train_set, val_set = _fewer(part('train'), settings.train_images), part('val')
     t = _filled(_for_two_classes(settings, len(train_set.classes)), train_set.settings, len(train_set))
     model = _model(t, train_set, _constants(t, train_set)).to(device)
     return Plan(t, train_set, val_set, model, _loaders(t, train_set, val_set, model.config.normalization, device))

@@ -16,9 +16,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# %% ../nbs/41_video.ipynb #90a78e34
+# %% ../nbs/41_video.ipynb #3a956065
 import numpy as np
 import torch
+from fastcore.basics import patch
 from .classes import ClassList
 from .drawing import recoloured
 from .flicker import Flicker, Smoother, Steadiness, flow_between
@@ -28,7 +29,7 @@ from .merge import _label_dtype, slide, sliding_labels
 from .outputs import annotated, label_png, legend_picture
 from .predict import _Careful, _in_chans, class_list_of, make_views, protocol_for
 
-# %% ../nbs/41_video.ipynb #94168dd0
+# %% ../nbs/41_video.ipynb #2d446611
 def ahead(
     items, # Any iterable
     depth:int=4, # Items that may wait
@@ -85,7 +86,7 @@ class Behind:
         self.thread.join()
         if kind is None and self.error: raise self.error
 
-# %% ../nbs/41_video.ipynb #3c772775
+# %% ../nbs/41_video.ipynb #9982dde5
 class _Legend:
     "The classes of a film so far, drawn into a corner."
     def __init__(self, classes): self.classes, self.ids, self.panel = classes, [], None
@@ -101,7 +102,9 @@ class _Legend:
             self.ids += new
             self.panel = self._panel(len(picture)) if self.ids else np.zeros((0, 0, 3), np.uint8)
         h, w = self.panel.shape[:2]
-        if 0 < w <= .6*picture.shape[1]: picture[:h, :w] = (picture[:h, :w].astype(np.uint16) + 3*self.panel.astype(np.uint16))//4
+        if not 0 < w <= .6*picture.shape[1]: return picture
+        ground, under = self.panel.min(-1, keepdims=True) > 245, picture[:h, :w].astype(np.uint16)
+        picture[:h, :w] = np.where(ground, (under + 3*self.panel.astype(np.uint16))//4, self.panel)
         return picture
 
 # %% ../nbs/41_video.ipynb #00ed7a72
@@ -123,7 +126,7 @@ class FilmReport:
         if self.steadiness: lines.append(f"{'with smoothing' if self.unsmoothed else 'steadiness:'} {self.steadiness}")
         return '\n'.join(lines)
 
-# %% ../nbs/41_video.ipynb #1a4caffb
+# %% ../nbs/41_video.ipynb #1922ea96
 class _Desk:
     "Draws and writes what the network said, a frame at a time."
     def __init__(self, film, classes, labels, smoothing, keep, flicker, alpha, contours, legend):
@@ -140,26 +143,31 @@ class _Desk:
     def has(self, frame): # was it done by an earlier run?
         return self.film.has(frame) and (not self.labels or self.label_file(frame).is_file())
 
-    def settle(self, frame, said): # labels of a frame; measures them on the way
-        flow = flow_between(self.before, frame.image) if self.before is not None and self.meters else None
-        found = [said]
-        if self.smoother:
-            raw = _argmax(said)
-            found = [raw, _argmax(self.smoother.add(frame.image, said, flow))]
-        for meter, labels in zip(self.meters, found): meter.add(frame.image, labels, flow)
-        self.before = frame.image
-        return found[-1]
+# %% ../nbs/41_video.ipynb #539191d8
+def _argmax(probabilities): # Labels as `Merged.labels` would type them
+    return torch.from_numpy(probabilities).max(0).indices.to(_label_dtype(len(probabilities))).numpy()
 
-    def __call__(self, frame, said, tell=lambda: None):
-        labels = self.settle(frame, said)
-        picture = annotated(frame.image, labels, self.classes, self.alpha, self.contours)
-        if self.labels:
-            with atomic_write(self.label_file(frame)) as f: label_png(f, labels)
-        self.film.add(frame, self.legend.draw(picture, labels) if self.legend else picture)
-        self.n += 1
-        tell()
+@patch
+def _settle(self:_Desk, frame, said):
+    "Labels of a frame; measures them on the way."
+    flow, found = flow_between(self.before, frame.image) if self.before is not None and self.meters else None, [said]
+    if self.smoother: found = [_argmax(said), _argmax(self.smoother.add(frame.image, said, flow))]
+    for meter, labels in zip(self.meters, found): meter.add(frame.image, labels, flow)
+    self.before = frame.image
+    return found[-1]
 
-# %% ../nbs/41_video.ipynb #c7596247
+# %% ../nbs/41_video.ipynb #85c8e233
+@patch
+def __call__(self:_Desk, frame, said, tell=lambda: None):
+    labels = self._settle(frame, said)
+    picture = annotated(frame.image, labels, self.classes, self.alpha, self.contours)
+    if self.labels:
+        with atomic_write(self.label_file(frame)) as f: label_png(f, labels)
+    self.film.add(frame, self.legend.draw(picture, labels) if self.legend else picture)
+    self.n += 1
+    tell()
+
+# %% ../nbs/41_video.ipynb #979d0635
 def _views(model, frames, protocol, device):
     "Each frame with its views, ready for the network."
     for frame in frames: yield frame, make_views(frame.image, protocol, model.config.normalization, device)
@@ -175,10 +183,7 @@ def _through_network(model, frames, protocol, window_batch, whole, precision, co
         for merged in slide(careful, jobs(), protocol.window_size, protocol.window_stride, window_batch):
             yield waiting.pop(0), (merged.probabilities() if whole else merged.labels()).cpu().numpy()
 
-def _argmax(probabilities): # Labels as `Merged.labels` would type them
-    return torch.from_numpy(probabilities).max(0).indices.to(_label_dtype(len(probabilities))).numpy()
-
-# %% ../nbs/41_video.ipynb #c26f9285
+# %% ../nbs/41_video.ipynb #1040d222
 def _left(frames, desk, report, tell):
     "The frames that are still to be done."
     resume = not desk.smoother and not desk.meters
@@ -186,6 +191,7 @@ def _left(frames, desk, report, tell):
         if resume and desk.has(frame): report.n_before += 1; tell()
         else: yield frame
 
+# %% ../nbs/41_video.ipynb #8143ba38
 def _run(network, desk, clip, part, progress):
     "Read, compute, draw and write, side by side."
     from tqdm import tqdm
@@ -199,6 +205,7 @@ def _run(network, desk, clip, part, progress):
     report.steadiness, report.unsmoothed = measured[-1] if measured else None, measured[0] if len(measured) == 2 else None
     return report
 
+# %% ../nbs/41_video.ipynb #fa3fb399
 def _class_list(model, safe):
     if _in_chans(model) != 3: raise ValueError(f'a film has 3 bands, and this model takes {_in_chans(model)}')
     return recoloured(class_list_of(model)) if safe else class_list_of(model)
@@ -240,7 +247,7 @@ def segment_video(
         desk = _Desk(film, classes, labels, smoothing, keep, flicker, alpha, contours, legend)
         return _run(network, desk, clip, (start, end, every), progress)
 
-# %% ../nbs/41_video.ipynb #256b7b27
+# %% ../nbs/41_video.ipynb #7ddb2d6f
 def davis_sequences(
     root, # Folder with JPEGImages and ImageSets
     split:str='val', # A list in ImageSets, such as 'train', 'val', 'test-dev'
@@ -251,7 +258,7 @@ def davis_sequences(
     folders = {f.name: f for f in sorted((root/'JPEGImages').glob('*')) if f.is_dir()}
     if not folders or not (root/'ImageSets').is_dir(): raise FileNotFoundError(f'{str(root)!r} is no DAVIS tree: expected JPEGImages and ImageSets in it')
     images = lookup('resolution', resolution, folders)
-    lists = {f.stem: f for f in sorted((root/'ImageSets').rglob('*.txt'), key=lambda f: f.parent.name)}
+    lists = {f.stem: f for f in sorted((root/'ImageSets').rglob('*.txt'), key=lambda f: (f.parent.name == '2017', f.parent.name))}
     lines = [line.split()[0] for line in lookup('split', split, lists).read_text().splitlines() if line.strip()]
     names = list(dict.fromkeys(line.split('/')[-2] if '/' in line else line for line in lines))
     missing = [name for name in names if not (images/name).is_dir()]

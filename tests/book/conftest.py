@@ -16,6 +16,14 @@ def run_of_the_book(request):
     request.config.stash[TABLE] = seconds
     return done, seconds
 
+def pytest_sessionfinish(session):
+    "A worker that ran the book hands the seconds to the process that prints."
+    if TABLE in session.config.stash and hasattr(session.config, 'workeroutput'): session.config.workeroutput['book'] = session.config.stash[TABLE]
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    if 'book' in getattr(node, 'workeroutput', {}): node.config.stash[TABLE] = node.workeroutput['book']
+
 def pytest_terminal_summary(terminalreporter, config):
     "How the book reads, once it has been run."
     if TABLE not in config.stash: return
