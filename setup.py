@@ -20,6 +20,6 @@ if __name__ == '__main__': setup(
     packages=find_packages(include=['segmenter', 'segmenter.*'], exclude=['segmenter._authors*']) + segm,
     package_dir={'segm': 'segmenter/_authors'}, package_data={'segmenter': ['py.typed', 'weights/*']},
     install_requires=lines('requirements'),
-    extras_require={'dev': lines('dev_requirements'), 'export': lines('export_requirements'), 'geo': lines('geo_requirements'), 'cityscapes': lines('cityscapes_requirements')},
+    extras_require={'dev': lines('dev_requirements'), 'export': lines('export_requirements'), 'geo': lines('geo_requirements'), 'cityscapes': lines('cityscapes_requirements'), 'slurm': lines('slurm_requirements')},
     entry_points={'console_scripts': lines('console_scripts')},
     classifiers=['Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Image Recognition'])

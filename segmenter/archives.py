@@ -19,19 +19,22 @@ from .datasets import SETTINGS
 from .guards import lookup
 from .pairs import Dataset, _pairs
 
-# %% ../nbs/12c_archives.ipynb #8d54e71d
+# %% ../nbs/12c_archives.ipynb #801e64f9
+def _amount(n): return next(f'{n/size:.2f} {unit}' for size, unit in ((1e9, 'GB'), (1e6, 'MB'), (1e3, 'kB')) if n >= size or unit == 'kB')
+
 def _need_room(folder, n_bytes, what):
     "Refuse when a folder's disk has less free space than will be written."
     free = shutil.disk_usage(folder).free
-    if free < n_bytes: raise ValueError(f'{what} needs {n_bytes/1e9:.2f} GB in {str(folder)!r}, and {free/1e9:.2f} GB are free; '
+    if free < n_bytes: raise ValueError(f'{what} needs {_amount(n_bytes)} in {str(folder)!r}, and {_amount(free)} are free; '
         'make room, or choose another folder')
 
-# %% ../nbs/12c_archives.ipynb #07bbee2b
+# %% ../nbs/12c_archives.ipynb #e4dd4626
 @contextlib.contextmanager
 def _full_disk(what, then):
     "Say in one line that the disk filled up, and what to do."
     try: yield
     except OSError as e:
+        if e.errno == errno.EFBIG: raise ValueError(f'{what} has a file larger than this disk (FAT32 ends at 4 GB) or this shell (ulimit -f) allows; choose another folder') from None
         if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
         raise ValueError(f'no space is left on the disk for {what}; make room and run again: {then}') from None
 
@@ -104,7 +107,7 @@ def _reason(error):
     if isinstance(error, HTTPError): return f'the server answers {error.code} {error.reason}'
     return str(getattr(error, 'reason', '') or error) or type(error).__name__
 
-# %% ../nbs/12c_archives.ipynb #3435298a
+# %% ../nbs/12c_archives.ipynb #42933133
 def _insist(url, part, sha1, room, tries, wait, timeout, bar):
     "Connect until the file is whole; give up after `tries` connections that brought nothing new."
     left, most, why = tries, part.stat().st_size if part.is_file() else 0, ''
@@ -119,7 +122,7 @@ def _insist(url, part, sha1, room, tries, wait, timeout, bar):
         left, most = (tries if have > most else left - 1), max(most, have)
         if left: time.sleep(wait*2**(tries - left))
     kept = _start(part, part.with_name(part.name + '.version'), sha1)[0]
-    raise ValueError(f'{url}: {why}' + (f'; {kept/1e6:.1f} MB are kept, run again to continue' if kept else ''))
+    raise ValueError(f'{url}: {why}' + (f'; {_amount(kept)} are kept, run again to continue' if kept else ''))
 
 # %% ../nbs/12c_archives.ipynb #96e535c3
 def download(

@@ -15,17 +15,20 @@ from . import cli
 from .flags import answer, parse
 from .settings import TrainSettings
 
-# %% ../nbs/71_authors.ipynb #181e4756
+# %% ../nbs/71_authors.ipynb #523d26ae
 def train(*,
     log_dir:str, # Folder of the run
     dataset:str, # Data set: ade20k, pascal_context, cityscapes, or another name or folder
     backbone:str, # Encoder, such as vit_tiny_patch16_384
     decoder:str, # linear or mask_transformer
     pretrained:bool=True, # Start the encoder from ImageNet weights, which needs the network once
+    optimizer:str='sgd', # Any optimiser of timm
+    weight_decay:float=0., # Of matrices only
     **settings:TrainSettings, # The other flags
 ):
     "The authors' training, by `segmenter train`."
-    return cli.train(log_dir=log_dir, dataset=dataset, backbone=backbone, decoder=decoder, pretrained=pretrained, **settings)
+    return cli.train(log_dir=log_dir, dataset=dataset, backbone=backbone, decoder=decoder, pretrained=pretrained, optimizer=optimizer,
+                     weight_decay=weight_decay, **settings)
 
 # %% ../nbs/71_authors.ipynb #e297b2d2
 def inference(*,

@@ -89,7 +89,11 @@ def _complaint(data):
             if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None: return 'unreadable_image', str(e) # a training would stop at it
         if str(e).startswith(('Corrupt', 'Premature', 'Inconsistent', 'Invalid')): return 'damaged_image', str(e)
 
-# %% ../nbs/12_doctor.ipynb #5afd2edc
+# %% ../nbs/12_doctor.ipynb #cd4d9453
+_BANDS = 'say how many bands the images have: in_chans in dataset.yaml'
+
+def _bands_say(refusal): return 'has the shape' in refusal and refusal.partition(' has ')[2].rpartition(';')[0] # another number of bands
+
 def _image_facts(path, in_chans=3):
     "Height and width, a digest of the bytes, and (kind, detail) of what is wrong."
     try: data = _bytes(path)
@@ -97,7 +101,7 @@ def _image_facts(path, in_chans=3):
     digest = hashlib.sha256(data).hexdigest()
     if why := _why_broken(data): return None, digest, ('truncated_image' if data else 'unreadable_image', why)
     try: size = tuple(_image_size(path, in_chans))
-    except Exception: return None, digest, ('unreadable_image', f'{len(data)} bytes that are no picture')
+    except Exception as e: return None, digest, ('unreadable_image', _bands_say(str(e)) or f'{len(data)} bytes that are no picture')
     return size, digest, _complaint(data)
 
 # %% ../nbs/12_doctor.ipynb #2a07218d
@@ -163,11 +167,11 @@ def _wrong_size(ids, size):
     turned = '; the sides are exchanged: was the image turned by its EXIF note?' if ids.shape == size[::-1] else ''
     return f'a label map of {ids.shape[1]}×{ids.shape[0]} pixels for an image of {size[1]}×{size[0]}{turned}'
 
-# %% ../nbs/12_doctor.ipynb #0323aa4f
+# %% ../nbs/12_doctor.ipynb #cae2c6e3
 def _examine(data, i):
     "Look at pair i of a `Dataset`."
     pair, void, K = _Pair(), data.classes.ignore_index, len(data.classes)
-    def blame(kind, detail, file): pair.problems.append(Problem(kind, str(file), detail, data.split, i))
+    def blame(kind, detail, file): pair.problems.append(Problem(kind, str(file), detail, data.split, i, _BANDS if detail.startswith('the shape') else ''))
     pair.size, pair.digest, wrong = _image_facts(data.images[i], data.in_chans)
     if wrong: blame(*wrong, data.images[i])
     if data.labels is None: return pair
@@ -219,7 +223,7 @@ def _count(data, pairs):
     sizes = Counter(f'{p.size[1]}×{p.size[0]}' for p in pairs if p.size)
     return Counts(len(pairs), len(data), [pixels[k] for k in classes], [shown_in[k] for k in classes], pixels[data.classes.ignore_index], dict(sizes))
 
-# %% ../nbs/12_doctor.ipynb #f724b0eb
+# %% ../nbs/12_doctor.ipynb #43bb729d
 def _split_problems(data, pairs, counts):
     "What is wrong with a split as a whole."
     stored, some = Counter(), f' in the {counts.images} images looked at' if counts.images < counts.listed else ''
@@ -227,7 +231,8 @@ def _split_problems(data, pairs, counts):
     if wrong := _encoding(data, stored): yield Problem(wrong[0], '', wrong[1], data.split, fix=wrong[2])
     if stored and counts.void == sum(stored.values()): yield Problem('nothing_to_learn', '', f'all {counts.void} pixels are void{some}', data.split)
     absent = [data.classes.names[k] for k, n in enumerate(counts.pixels) if not n]
-    if absent and stored: yield Problem('never_seen', '', f'{len(absent)} of {len(data.classes)} classes have no pixel{some}: {", ".join(absent)}', data.split)
+    more = f' and {len(absent) - 20} more (the counts name them)' if len(absent) > 20 else ''
+    if absent and stored: yield Problem('never_seen', '', f'{len(absent)} of {len(data.classes)} classes have no pixel{some}: {", ".join(absent[:20])}{more}', data.split)
     for label in _orphans(data): yield Problem('label_without_image', str(label), 'no image of that name', data.split)
 
 def _orphans(data):
@@ -312,7 +317,7 @@ def _examine_all(data, chosen, workers, tell):
         return pairs
     finally: pool.shutdown(wait=False, cancel_futures=True)
 
-# %% ../nbs/12_doctor.ipynb #2c9f8943
+# %% ../nbs/12_doctor.ipynb #8c0d94a8
 def audit(
     dataset, # Name, folder, `Dataset`, or a list of these last
     *,
@@ -333,7 +338,7 @@ def audit(
             pairs = _examine_all(data, indices, workers, bar.update)
             looked.append((data, indices, pairs))
             counts[data.split] = _count(data, pairs)
-            whole += _split_problems(data, pairs, counts[data.split])
+            whole += [p for p in _split_problems(data, pairs, counts[data.split]) if not p.file or p.file not in {q.file for q in whole}] # splits may share a folder
             single += [p for pair in pairs for p in pair.problems]
     classes = parts[0].classes if parts else None
     whole = [*problems, *whole, *(_untrained(counts, classes.names) if parts else [])]
@@ -355,7 +360,7 @@ def _tables(a):
     for k, name in enumerate(a.classes.names): yield f'{k:>3} {name[:23]:<24}' + ''.join(
         f'{_share(c.pixels[k], sum(c.pixels)):>12}{c.shown_in[k]:>8}' for c in a.counts.values())
 
-# %% ../nbs/12_doctor.ipynb #0044a589
+# %% ../nbs/12_doctor.ipynb #912bf36b
 def _findings(a, most=3):
     "The problems, grouped by kind and split, in lines of text."
     groups = {}
@@ -373,7 +378,7 @@ def report(self:Audit,
 )->str:
     "Everything as text."
     fatal, light = (sum(p.fatal is f for p in self.problems) for f in (True, False))
-    verdict = f'{fatal} problems would break a training, {light} are worth a look' if self.problems else 'nothing is wrong'
+    verdict = f'{fatal} problem{"s"*(fatal != 1)} would break a training, {light} {"is" if light == 1 else "are"} worth a look' if self.problems else 'nothing is wrong'
     lines = [f'{self.name}: {verdict}', '', *(_tables(self) if self.counts else []), *_findings(self, most)]
     return '\n'.join(lines)
 

@@ -78,16 +78,17 @@ def film_speed(
     work = float(np.median(np.divide(spent['sliding_labels'], spent['end to end'])[1:])) # without the warm-up
     return dict(share=share, quartiles=(low, high), work=work, timings=timings, n_frames=len(frames))
 
-# %% ../nbs/62a_film_speed.ipynb #0e51c04c
+# %% ../nbs/62a_film_speed.ipynb #1697d7a2
 def _film_rows(o):
     "Rows of the video bench for `model_bench.bench`: Seg-T unless another is asked for."
     from segmenter.checkpoints import load_model
+    name = Path(o['film']).name if o.get('film') else 'a drawn street'
     def rows(variant):
         torch.manual_seed(0)
         model = (load_model(o['model_path']) if o['model_path'] else create_model(variant, n_classes=150)).to(o['device']).eval()
         with tempfile.TemporaryDirectory() as folder:
             film = o.get('film') or moving_film(Path(folder)/'street.mp4')
             found, clip = film_speed(model, film, rounds=o['rounds']), open_clip(film)
-        return [dict(task='video', variant=variant, content=f"{clip.width}×{clip.height}, {found['n_frames']} frames", share=found['share'], work=found['work'], seconds=found['timings'].seconds,
+        return [dict(task='video', variant=variant, content=name, size=(clip.height, clip.width), n_frames=found['n_frames'], share=found['share'], work=found['work'], seconds=found['timings'].seconds,
                      ratio={'the bare rate': found['share'], 'the bare rate by processor seconds': found['work']}, quartiles={'the bare rate': found['quartiles']})]
-    return {('video', v, ''): lambda v=v: rows(v) for v in (o['chosen'] or ['Seg-T-Mask/16'])}
+    return {('video', v, name): lambda v=v: rows(v) for v in (o['chosen'] or ['Seg-T-Mask/16'])}

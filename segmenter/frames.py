@@ -22,7 +22,7 @@ from .datasets import read_image
 from .guards import atomic_write, lookup, writable_folder
 from .photo_folders import list_images
 
-# %% ../nbs/40b_frames.ipynb #32de9535
+# %% ../nbs/40b_frames.ipynb #f8c42add
 @dataclass(frozen=True)
 class FilmFrame:
     "One image of a film."
@@ -41,6 +41,7 @@ class Clip:
     tick:Fraction # Of the clock, seconds
     sound:str='' # Codec of the sound; '' without
     files:tuple=field(default=(), repr=False) # The images of a folder, in order
+    partial:bool=False # Does it end at the first frame that cannot be decoded?
 
     @property
     def seconds(self)->float: return float(self.n_frames/self.rate)
@@ -48,9 +49,9 @@ class Clip:
     def count(self, start=0., end=None, every=1): # How many frames `read_frames` will give, about; None where nobody knows
         if not self.n_frames: return None
         last = self.n_frames if end is None else min(self.n_frames, -(-Fraction(end)*self.rate//1))
-        return max(0, int(-((-last + Fraction(start)*self.rate//1)//every)))
+        return max(0, int(-((-last + -(-Fraction(start)*self.rate//1))//every)))
 
-# %% ../nbs/40b_frames.ipynb #2af37634
+# %% ../nbs/40b_frames.ipynb #c1daf363
 def _size_of(path):
     from PIL import Image
     try:
@@ -65,6 +66,8 @@ def _folder_clip(folder, rate):
     other = next((f for f in files if sizes[f] != first), None)
     if other: raise ValueError(f'{str(folder)!r} is no film: {files[0].name} is {first[0]}×{first[1]} and {other.name} is {sizes[other][0]}×{sizes[other][1]}; '
         'for images of several sizes use `segmenter predict`')
+    twins = len({f.stem for f in files}) < len(files)
+    if twins: raise ValueError(f'{str(folder)!r} is no film: several of its images differ in their suffix only')
     rate = Fraction(rate).limit_denominator(1001)
     return Clip(Path(folder), *first, rate, len(files), 1/rate, files=tuple(files))
 
@@ -103,7 +106,7 @@ def _upright(frame):
     "The picture as it is meant to be seen: phones store it lying, with a note."
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), getattr(frame, 'rotation', 0)//90 % 4))
 
-# %% ../nbs/40b_frames.ipynb #d49ccb74
+# %% ../nbs/40b_frames.ipynb #909cbddf
 def _first_picture(path, container, stream):
     av = _av()
     try: return _upright(next(container.decode(stream)))
@@ -118,7 +121,7 @@ def _file_clip(path, partial):
         if held < .97*said - 1 and not partial: raise ValueError(
             f'{str(path)!r} is cut off: it holds {held} of {said} frames; give partial=True (--partial) for those')
         rate, sound = stream.average_rate or stream.guessed_rate or Fraction(24), container.streams.audio
-        return Clip(Path(path), w, h, Fraction(rate), held, Fraction(stream.time_base), sound[0].codec_context.name if sound else '')
+        return Clip(Path(path), w, h, Fraction(rate), held, Fraction(stream.time_base), sound[0].codec_context.name if sound else '', partial=partial)
 
 # %% ../nbs/40b_frames.ipynb #c9da8955
 def open_clip(
@@ -149,16 +152,17 @@ def _file_frames(clip, start):
             if start and time is None: raise ValueError(f'{str(clip.path)!r} has no clock: leave --start out')
             yield time, frame
 
-# %% ../nbs/40b_frames.ipynb #50602020
+# %% ../nbs/40b_frames.ipynb #80872d24
 def _readable(clip, frames):
-    "Frames until the end, or until one cannot be decoded."
-    n, av = 0, _av()
+    "Number, time and picture until the end, or until a frame cannot be decoded; old containers let the clock stumble, here it only advances."
+    n, last, number, av = 0, -1/clip.rate, -1, _av()
     try:
         for n, (time, frame) in enumerate(frames, 1):
-            number = n - 1 if time is None else round(time*clip.rate)
-            yield number, Fraction(number)/clip.rate if time is None else time, frame
+            last = last + 1/clip.rate if time is None or time <= last else time
+            number = max(number + 1, round(last*clip.rate))
+            yield number, last, frame
     except av.error.FFmpegError as e:
-        if n < clip.n_frames - 1: raise ValueError(f'{str(clip.path)!r}: frame {n} cannot be decoded ({e.strerror})') from None
+        if n < clip.n_frames - 1 and not clip.partial: raise ValueError(f'{str(clip.path)!r}: frame {n} cannot be decoded ({e.strerror})') from None
 
 def read_frames(
     clip:Clip, # As `open_clip` gives it
@@ -254,7 +258,7 @@ class _Film:
             self._abandon()
             raise ValueError(f'{out.suffix} holds no {clip.sound}, the sound of {clip.path.name}; give sound=False (--no-sound), or write .mkv')
 
-# %% ../nbs/40b_frames.ipynb #fe2c1b15
+# %% ../nbs/40b_frames.ipynb #1d235dbe
 @patch
 def _add(self:_Film, frame, picture):
     if self.first is None:
@@ -271,6 +275,7 @@ def _finish(self:_Film):
     self.container.mux(self.stream.encode())
     if self.sound: self.sound._until(None)
     self.container.close()
+    with open(self.partial, 'rb') as f: os.fsync(f.fileno())
     os.replace(self.partial, self.out)
 
 @patch

@@ -93,7 +93,7 @@ def file_digest(
     "The sha256 of a file's bytes."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/00a_guards.ipynb #3b675360
+# %% ../nbs/00a_guards.ipynb #b878a677
 def _digests(folder):
     "What `digests.json` says; nothing when it is missing or damaged itself."
     try: known = json.loads((Path(folder)/'digests.json').read_text(encoding='utf-8'))
@@ -102,10 +102,10 @@ def _digests(folder):
 
 def record_digests(
     folder, # With the files, and `digests.json`
-    **coming, # Name of a file, and the digests it may have from now on, newest first; a dot is written as two underscores
+    coming:dict, # Name of a file: the digests it may have from now on, newest first
 )->None:
     "Note what files are about to become (project)."
-    names = {name.replace('__', '.'): [*dict.fromkeys(digests)][:4] for name, digests in coming.items()}
+    names = {name: [*dict.fromkeys(digests)][:4] for name, digests in coming.items()}
     with atomic_write(Path(folder)/'digests.json', 'w') as f: json.dump(_digests(folder) | names, f, indent=1)
 
 def check_digest(

@@ -19,16 +19,19 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import nn
 
-# %% ../nbs/32_learner.ipynb #4528ea7e
+# %% ../nbs/32_learner.ipynb #2dfd7238
 from .averaging import Averaged, judged_model
 from .evaluate import evaluate
 from .guards import lookup
+from .metrics import rank_and_world
 from .model import create_model
 from .optimizers import create_optimizer
 from .recipes import recipe_values
 from .region_losses import SegmentationLoss
+from .safekeeping import Preempted, set_generators
 from .schedules import Schedule
 from .steps import Clipped, Frozen, accumulate, checkpoint_gradients, pixel_weight, within_memory
+from .world_batch import WorldBatch
 
 # %% ../nbs/32_learner.ipynb #bfb033f2
 class MaskModel(nn.Module):
@@ -41,27 +44,32 @@ class MaskModel(nn.Module):
 
     def forward(self, images): return self.segmenter.masks(images)
 
-# %% ../nbs/32_learner.ipynb #28024c84
+# %% ../nbs/32_learner.ipynb #aa5d02ac
 def seed_everything(
     seed:int, # Of the run
     epoch:int=0, # Each epoch draws from its own stream
+    rank:int=0, # Each process too; the first one's is that of a process alone
 )->None:
-    "Set torch's generators, on every device, from (seed, epoch)."
-    torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    "Set torch's generators, on every device, from (seed, epoch), and the process if it is not the first."
+    source = np.random.SeedSequence((seed, epoch) + (rank,)*(rank > 0))
+    torch.manual_seed(int(source.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
-# %% ../nbs/32_learner.ipynb #28f5af31
+# %% ../nbs/32_learner.ipynb #28bd3cfb
 class Reproducible(Callback):
     "Every epoch in the order, with the augmentation and with the dropout that its number says."
     order = -20
     def __init__(self,
         seed:int=0, # Of the run
         first_epoch:int=0, # Number of the epoch that fastai calls 0
-    ): self.seed, self.first_epoch = seed, first_epoch
+        first_batch:int=0, # Batches of it that are done already
+        generators:dict|None=None, # Where the random numbers were then
+    ): self.seed, self.first_epoch, self.first_batch, self.generators = seed, first_epoch, first_batch, generators
 
     def before_epoch(self):
-        epoch = self.first_epoch + self.epoch
-        seed_everything(self.seed, epoch)
-        if hasattr(self.dls.train, 'set_epoch'): self.dls.train.set_epoch(epoch)
+        epoch, self.learn.cursor = self.first_epoch + self.epoch, 0 if self.epoch else self.first_batch
+        seed_everything(self.seed, epoch, rank_and_world()[0])
+        if hasattr(self.dls.train, 'set_epoch'): self.dls.train.set_epoch(epoch, *[self.cursor]*(self.cursor > 0))
+        if self.cursor and self.generators: set_generators(self.generators)
 
 # %% ../nbs/32_learner.ipynb #ec311f4f
 class Scheduled(Callback):
@@ -84,11 +92,11 @@ class Scheduled(Callback):
         rate = self.schedule(self.iteration)
         self.opt.set_hyper('lr', [rate*group.get('lr_scale', 1.) for group in self.opt.opt.param_groups])
 
-# %% ../nbs/32_learner.ipynb #e2a8c6e0
+# %% ../nbs/32_learner.ipynb #a8ede3d5
 def _files(dl, i):
     "Names of the images in batch i of the epoch, where the loader can say."
     if not hasattr(dl, 'order'): return ''
-    place = dl.order.start + i*dl.batch_size
+    place = i*dl.batch_size
     return ', '.join(Path(str(dl.dataset.dataset.images[k])).name for k in dl.order.order()[place:place + dl.batch_size])
 
 class StopOnNonFinite(Callback):
@@ -104,7 +112,14 @@ class StopOnNonFinite(Callback):
                 f'learning rate {self.opt.hypers[-1]["lr"]:.3g}{", images " if files else ""}{files}); the last checkpoint is intact, '
                 'lower the learning rate and continue, or allow a rollback')
 
-# %% ../nbs/32_learner.ipynb #e5b45486
+# %% ../nbs/32_learner.ipynb #3dfe27db
+def _of_all(mine):
+    "What all processes have kept."
+    if rank_and_world()[1] == 1: return mine
+    parts = [None]*rank_and_world()[1]
+    torch.distributed.all_gather_object(parts, mine)
+    return {key: value for part in parts for key, value in part.items()}
+
 class Validated(Callback):
     "Instead of fastai's validation loop: mIoU by sliding windows, every few epochs and after the last."
     order = 10
@@ -121,24 +136,45 @@ class Validated(Callback):
 
     def _keep(self, i, prediction):
         if i in self.samples: self.predictions[i] = prediction.label_map
+        if self.learn.stopping() and rank_and_world()[1] == 1: raise Preempted()
 
     def before_validate(self):
         due = (self.first_epoch + self.epoch) % self.freq == 0 or self.epoch == self.n_epoch - 1
-        self.learn.evaluation = evaluate(judged_model(self.learn), self.dataset, progress=False, each=self._keep if self.samples else None) if due else None
+        self.learn.evaluation = evaluate(judged_model(self.learn), self.dataset, progress=False, each=self._keep) if due else None
+        if due: self.predictions = _of_all(self.predictions)
         raise CancelValidException
 
-# %% ../nbs/32_learner.ipynb #80ed04b5
+# %% ../nbs/32_learner.ipynb #bdac1d19
 class SegmentationLearner(Learner):
     "A `Learner` that can compute a batch in parts, and does when memory runs out."
     parts = 1 # Of a batch
+    cursor = 0 # Batches of this epoch that were done when it was entered
     weight = staticmethod(pixel_weight) # What the loss is divided by; None for a loss of the batch as a whole
+    together = None # `WorldBatch`, where several processes train
+    stopping = staticmethod(lambda: False) # Has somebody asked for a stop?
+    interrupted = staticmethod(lambda: None) # Called between two steps when it is time to
 
     def _call_one(self, event):
         for cb in self.cbs.sorted('order'):
             if event == 'after_fit' or event in vars(cb) or hasattr(type(cb), event): cb(event)
 
+    def all_batches(self):
+        self.n_iter = len(self.dl)
+        for numbered in enumerate(self._drawn(), self.cursor if self.training else 0): self.one_batch(*numbered)
+
+    def _drawn(self):
+        batches = iter(self.dl)
+        while True:
+            try: batch = next(batches)
+            except StopIteration: return
+            except RuntimeError: # workers that prepare batches are asked to stop as we are
+                if self.stopping(): self.interrupted()
+                raise
+            yield batch
+
     def _do_one_batch(self):
         if not self.training: return super()._do_one_batch()
+        if self.together: self.together.weigh()
         parts = within_memory(self._gradients, self.parts, len(self.xb[0]), self._begin_again)
         if parts != self.parts: print(f'out of memory: batches of {len(self.xb[0])} are computed in {parts} parts from here on')
         self.parts = parts
@@ -146,16 +182,18 @@ class SegmentationLearner(Learner):
         self.opt.zero_grad()
 
     def _gradients(self, parts):
+        model, loss, whole = self.together.parts() if self.together else (self.model, self.loss_func, None)
         if parts == 1:
-            self.pred = self.model(*self.xb)
+            self.pred = model(*self.xb)
             self('after_pred')
-            self.loss_grad = self.loss_func(self.pred, *self.yb)
+            self.loss_grad = loss(self.pred, *self.yb)
             self.loss = self.loss_grad.clone()
-        else: self.loss_grad = self.loss = accumulate(self.model, self.loss_func, *self.xb, *self.yb, parts, self.weight, self._backward_part)
+        else: self.loss_grad = self.loss = accumulate(model, self.loss_func if self.weight else loss, *self.xb, *self.yb, parts, self.weight, whole, self._backward_part)
+        if self.together: self.loss = self.together.mean(self.loss)
         self('after_loss')
         self._with_events(self._backward if parts == 1 else (lambda: None), 'backward', CancelBackwardException)
 
-# %% ../nbs/32_learner.ipynb #8a9421f1
+# %% ../nbs/32_learner.ipynb #36a9966d
 @patch
 def _backward_part(self:SegmentationLearner, loss):
     scaler = getattr(self, 'scaler', None)
@@ -163,12 +201,13 @@ def _backward_part(self:SegmentationLearner, loss):
 
 @patch
 def _begin_again(self:SegmentationLearner):
+    if self.together: raise torch.OutOfMemoryError('out of memory, and the other processes wait: compute a batch in more parts (accumulate), or take a smaller crop')
     self.opt.zero_grad()
     self.pred = self.loss_grad = None
     mixed = getattr(self, 'mixed_precision', None)
     if mixed and not torch.is_autocast_enabled('cuda'): mixed.before_batch()
 
-# %% ../nbs/32_learner.ipynb #6aebfb8a
+# %% ../nbs/32_learner.ipynb #a627ec99
 def segmentation_learner(
     dls, # fastai `DataLoaders`, from `dataloaders`
     model, # A `Segmenter`, or the name of a variant, which is built for the data and the crop of `dls`
@@ -189,6 +228,8 @@ def segmentation_learner(
     samples:int=0, # Predictions that `validated.predictions` keeps of an evaluation
     seed:int=0, # Of everything random
     first_epoch:int=0, # Epochs that are done already
+    first_batch:int=0, # Batches of the next one that are done already
+    generators:dict|None=None, # Where the random numbers were then
     class_weights=None, # Weight of each class in the loss, `[K]`; None for the paper's, all 1
     label_smoothing:float=0., # Share of the truth given to all classes alike
     dice:float=0., # Weight of the Dice loss
@@ -199,8 +240,8 @@ def segmentation_learner(
     if isinstance(model, str): model = _model_for(dls, model, seed, pretrained)
     r = recipe_values(recipe, dict(optimizer=optimizer, weight_decay=weight_decay, layer_decay=layer_decay, warmup=warmup, clip_grad=clip_grad, ema=ema), pretrained=pretrained)
     loss = SegmentationLoss(model.config.ignore_index, class_weights, label_smoothing, dice, ohem)
-    learn = _learner(dls, model, loss, r, [Reproducible(seed, first_epoch), Scheduled(scheduler, r['warmup'], first_epoch), StopOnNonFinite(first_epoch),
-        Validated(dls.valid.dataset.dataset, eval_freq, first_epoch, samples), *[Frozen(freeze, first_epoch)]*(freeze > 0), *L(cbs)])
+    learn = _learner(dls, model, loss, r, [Reproducible(seed, first_epoch, first_batch, generators), Scheduled(scheduler, r['warmup'], first_epoch), StopOnNonFinite(first_epoch),
+        Validated(dls.valid.dataset.dataset, eval_freq, first_epoch, samples), *[Frozen(freeze, first_epoch)]*(freeze > 0), *[WorldBatch()]*(rank_and_world()[1] > 1), *L(cbs)])
     learn.parts = accumulate
     checkpoint_gradients(model, grad_checkpointing)
     return learn

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 from .guards import writable_folder
 
-# %% ../nbs/67_measuring.ipynb #4c8e6dda
+# %% ../nbs/67_measuring.ipynb #7cc91ede
 def _load(model_path, gpu=None):
     "The model of a checkpoint on the device that was asked for."
     import torch
@@ -34,9 +34,13 @@ def _check_precision(precision, gpu):
     if precision and (gpu is False or not torch.cuda.is_available()): raise ValueError(
         f'--precision {precision} needs a GPU: on a processor it is slower and less exact; leave it out')
 
+def _released(path):
+    "Has it the form of a name in the zoo? Whether it is there, `load_model` says."
+    return Path(path).parent.as_posix() in ('ade20k', 'pascal_context', 'cityscapes', 'mmseg') and Path(path).name.startswith('seg_')
+
 def _need(path, what):
     "The path, or a refusal."
-    if not Path(path).expanduser().exists() and not _boxed(path): raise FileNotFoundError(f'no {what} at {str(path)!r}')
+    if not Path(path).expanduser().exists() and not _boxed(path) and not (what == 'checkpoint' and _released(path)): raise FileNotFoundError(f'no {what} at {str(path)!r}')
     return Path(path).expanduser()
 
 # %% ../nbs/67_measuring.ipynb #a34acb27

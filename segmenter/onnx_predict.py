@@ -80,7 +80,7 @@ def predict_onnx(
         best = np.maximum(best, scores)
     return labels
 
-# %% ../nbs/50a_onnx_predict.ipynb #c326f8aa
+# %% ../nbs/50a_onnx_predict.ipynb #f36fb3b3
 def _main(words):
     "`python onnx_predict.py model.onnx photo.jpg labels.png`"
     from PIL import Image
@@ -88,4 +88,4 @@ def _main(words):
     labels = predict_onnx(*words[:2])
     Image.fromarray(labels.astype(np.uint8 if labels.max() < 256 else np.uint16)).save(words[2])
 
-if __name__ == '__main__': _main(sys.argv[1:])
+if __name__ == '__main__' and '__file__' in globals(): _main(sys.argv[1:]) # as a script, not in a notebook

@@ -69,7 +69,7 @@ def read_image(
     if image is None: raise ValueError(f'{str(path)!r} is no image that can be decoded; is it complete?')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
-# %% ../nbs/10a_pairs.ipynb #06ea2e5e
+# %% ../nbs/10a_pairs.ipynb #9f47f57b
 def _decoded(path, grey=False):
     "Arrays in a file: its pages, or one array."
     import cv2
@@ -99,7 +99,7 @@ def read_bands(
     if bands.ndim == 2: bands = bands[..., None]
     elif bands.ndim == 3 and bands.shape[-1] != in_chans and bands.shape[0] == in_chans: bands = np.moveaxis(bands, 0, -1)
     if bands.ndim != 3 or bands.shape[-1] != in_chans: raise ValueError(
-        f'{str(path)!r} has the shape {list(bands.shape)}; expected [H, W, {in_chans}] (in_chans is {in_chans})')
+        f'{str(path)!r} has the shape {list(bands.shape)}; expected [H, W, {in_chans}]; say how many bands there are with in_chans (in_chans: … in dataset.yaml)')
     if in_chans == 3 and bands.dtype != np.uint8: raise ValueError(f'{str(path)!r}: three bands are red, green and blue of 8 bits, not {bands.dtype}')
     return np.ascontiguousarray(bands if bands.dtype == np.uint8 else bands.astype(np.float32))
 

@@ -226,7 +226,7 @@ class EpochSampler(Sampler):
 
     def __iter__(self): return iter(self.order()[self.start:])
 
-# %% ../nbs/14_pipelines.ipynb #0312ab02
+# %% ../nbs/14_pipelines.ipynb #bb6c56a0
 class _Draws(Sampler):
     "An `EpochSampler`'s indices, with all their randomness depends on."
     def __init__(self, order): self.order = order
@@ -240,9 +240,8 @@ class _Draws(Sampler):
 
 def _quiet_worker(_):
     "One thread a worker: as many processes work as the user asked for, not more."
-    import cv2, signal
+    import cv2
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN) # the process that asked decides when it is over
 
 # %% ../nbs/14_pipelines.ipynb #a75c4bed
 class SegmentationLoader(DataLoader):

@@ -68,7 +68,7 @@ class StepSettings:
     dice:float=0. # Weight of the Dice loss beside the cross-entropy
     ohem:float=0. # Share of the pixels, the dearest, that the cross-entropy sees, 0 to 1; 0 for all
 
-# %% ../nbs/31b_settings.ipynb #53ab7e55
+# %% ../nbs/31b_settings.ipynb #b1218ec7
 @dataclass(frozen=True)
 class RunSettings:
     "How a run is watched, kept and repeated."
@@ -76,6 +76,8 @@ class RunSettings:
     patience:int=0 # Evaluations in a row without a better one that end the run; 0 for any number
     samples:int=3 # Validation images whose prediction is drawn into samples.jpg at each evaluation
     rollback:int=0 # How often a loss that is no number sends the run back to its last checkpoint, at half the learning rate
+    checkpoint_every:int=0 # Iterations between checkpoints within an epoch, where epochs are long; 0 for one after each epoch
+    keep_every:int=0 # Epochs between checkpoints that stay for good, as epoch_0010.pth; 0 for none
     resume:bool=True # Continue an unfinished run; its opposite refuses a folder that holds one
     seed:int=0 # Of everything random
     device:str|None=None # cpu, cuda, cuda:1; left out: the GPU, if there is one

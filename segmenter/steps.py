@@ -36,7 +36,7 @@ def _masks_gradient(model, loss_func, pieces, labels):
     gradient, = torch.autograd.grad(loss, whole)
     return loss.detach(), gradient.split([len(m) for m in masks])
 
-# %% ../nbs/31e_steps.ipynb #a38f0167
+# %% ../nbs/31e_steps.ipynb #c3e23419
 def accumulate(
     model, # Images in, masks out; a distributed wrapper synchronises with the last part only
     loss_func, # Loss of masks and label maps
@@ -44,11 +44,12 @@ def accumulate(
     labels:Tensor, # `[B, H, W]`
     parts:int, # Of the batch, at least 1
     weight=pixel_weight, # What the loss of some label maps is divided by; None for a loss of the batch as a whole
+    whole=None, # What the loss of all of it is divided by; None for the weight of these labels
     backward=Tensor.backward, # What to do with each part's share of the loss
 )->Tensor: # The batch's loss, without gradient
     "Loss and gradient of a batch, computed part by part."
     pieces = list(zip(images.tensor_split(parts), labels.tensor_split(parts)))
-    if weight: whole, total = weight(labels).clamp(min=torch.finfo(torch.float32).tiny), 0.
+    if weight: whole, total = weight(labels).clamp(min=torch.finfo(torch.float32).tiny) if whole is None else whole, 0.
     else: total, gradients = _masks_gradient(model, loss_func, pieces, labels)
     for i, (x, y) in enumerate(pieces):
         alone = i < len(pieces) - 1 and hasattr(model, 'no_sync')

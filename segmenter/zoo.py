@@ -90,7 +90,7 @@ def _is_there(row, file):
     if not (beside := file.with_name('variant.yml')).is_file(): return False
     return file.parent.parent.name == row.dataset or f'dataset: {row.dataset}\n' in beside.read_text(encoding='utf-8', errors='replace')
 
-# %% ../nbs/51_zoo.ipynb #6dd3b4a9
+# %% ../nbs/51_zoo.ipynb #c52e6674
 def find_model(
     name:str, # Name in `ZOO`
     folder=None, # Look here first; None for `SEGMENTER_ZOO`, then the cache
@@ -99,7 +99,7 @@ def find_model(
     if (row := ZOO.get(str(name))) is None: return None
     for file in _places(row, folder):
         if _is_there(row, file): return file if row.source == 'mmsegmentation' else file.parent
-    raise FileNotFoundError(f"{name!r} is a released model ({row.variant}, mIoU {row.ss}) and not on this disk; `segmenter zoo {name}` fetches it, "
+    raise FileNotFoundError(f"{name!r} is a released model ({row.variant}, mIoU {row.ss}) and not on this disk; `segmenter zoo --name {name}` fetches it, "
                             'or set SEGMENTER_ZOO to the folder where it lies')
 
 # %% ../nbs/51_zoo.ipynb #7986a1b1
@@ -144,12 +144,12 @@ def _verify(row, file, root):
         raise ValueError(f'what was sent for {row.name!r} is not that model: {str(e).replace(str(file), file.name)[:160]}; it was removed') from None
     with atomic_write(root/'checksums.json', 'w') as f: json.dump(_recorded(root) | {row.checkpoint: found}, f, indent=1)
 
-# %% ../nbs/51_zoo.ipynb #4e6d1e3a
+# %% ../nbs/51_zoo.ipynb #9c8ed79b
 def _offer(row, why):
     "Refuse, and name the nearest relative."
     near = nearest(row.name)
     return ValueError(f'{row.name!r} cannot be had: {why}' + (" (the authors' server is reported gone, their issue 74)" if row.source == 'authors' else '')
-        + f"; nearest: {near.name}, {'; '.join(differences(row, near))}; get it with `segmenter zoo {near.name}`, or point SEGMENTER_ZOO at a copy")
+        + f"; nearest: {near.name}, {'; '.join(differences(row, near))}; get it with `segmenter zoo --name {near.name}`, or point SEGMENTER_ZOO at a copy")
 
 def _fetch(row, incoming, mirror, **how):
     "Its files, fetched into a folder: configuration and log first, weights last."

@@ -20,7 +20,7 @@ def test_a_download_is_the_file(fetch, tmp_path):
 
 def test_an_interrupted_download_is_continued_by_the_next_call(fetch, web, tmp_path):
     web.stops[:] = [1_000_000] + [0]*9
-    with pytest.raises(ValueError, match='1.0 MB are kept, run again'): fetch(tries=2)
+    with pytest.raises(ValueError, match=r'1\.00 MB are kept, run again'): fetch(tries=2)
     assert (tmp_path/'a.bin.part').read_bytes() == BODY[:1_000_000] and not (tmp_path/'a.bin').exists()
     web.stops.clear(); web.asked.clear()
     assert fetch().read_bytes() == BODY and [range_ for _, range_, _ in web.asked] == ['bytes=1000000-']
@@ -110,9 +110,18 @@ def test_a_disk_that_fills_up_is_one_line_and_what_came_is_kept(fetch, web, tmp_
 
 def test_too_little_room_is_said_before_a_byte_is_written(fetch, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(10, 5, 4_000_000))
-    with pytest.raises(ValueError, match='a.bin needs 0.01 GB in .* and 0.00 GB are free'): fetch(room=2)
+    with pytest.raises(ValueError, match=r'a\.bin needs 6\.00 MB in .* and 4\.00 MB are free'): fetch(room=2)
     assert not (tmp_path/'a.bin.part').exists()
     assert fetch(room=1).read_bytes() == BODY
+
+def test_a_file_larger_than_the_disk_takes_is_one_line(fetch, tmp_path):
+    import resource, signal
+    before, quiet = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, before[1]))
+    try:
+        with pytest.raises(ValueError, match='a.bin.part has a file larger than this disk .*choose another folder'): fetch()
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, before), signal.signal(signal.SIGXFSZ, quiet)
+    assert fetch().read_bytes() == BODY
 
 # Archives
 

@@ -219,6 +219,25 @@ def test_images_of_six_bands_are_looked_at(tmp_path):
     (tmp_path/'dataset.yaml').write_text(f'in_chans: 6\nclasses: {list(SCENE_CLASSES)}')
     assert found(tmp_path).problems == []
 
+def test_another_number_of_bands_than_was_said_is_named_with_the_word_for_it(folder):
+    for f in (folder/'images').rglob('*.jpg'):
+        np.save(f.with_suffix('.npy'), np.full((40, 60, 6), ord(f.stem), np.uint8))
+        f.unlink()
+    a = found(folder)
+    assert {p.kind for p in a.problems} == {'unreadable_image'} and len(a.problems) == 5
+    assert a.problems[0].detail == 'the shape [40, 60, 6]; expected [H, W, 3]' and 'in_chans in dataset.yaml' in a.problems[0].fix
+    (folder/'dataset.yaml').write_text('in_chans: 6')
+    assert found(folder).ok
+
+def test_a_label_map_without_image_is_said_once_where_splits_share_a_folder(tmp_path):
+    for k, name in enumerate('abc'):
+        save(tmp_path/f'images/{name}.jpg', np.roll(PICTURE, 7*k, 1))
+        save(tmp_path/f'masks/{name}.png', np.roll(IDS, 7*k, 1))
+    save(tmp_path/'masks/z.png', IDS)
+    (tmp_path/'classes.txt').write_text('\n'.join(SCENE_CLASSES))
+    assert Path(one(tmp_path, 'label_without_image').file).name == 'z.png'
+    assert found(tmp_path).report().splitlines()[0].endswith(': 0 problems would break a training, 1 is worth a look')
+
 def test_cityscapes_label_ids_are_named(tmp_path):
     for split in ('train', 'val'):
         for k in range(2):
@@ -275,6 +294,11 @@ def test_classes_never_seen_are_listed_by_name(folder):
     a = found(folder)
     assert [(p.kind, p.split) for p in a.problems] == [('never_seen', 'train'), ('never_seen', 'val')] and a.ok
     assert a.problems[0].detail == '1 of 5 classes have no pixel: car'
+
+def test_a_long_list_of_classes_never_seen_is_cut_short(folder):
+    (folder/'classes.txt').write_text('\n'.join(f'c{k}' for k in range(200)))
+    detail = found(folder).problems[0].detail
+    assert detail.startswith('195 of 200 classes have no pixel: c5, c6') and detail.endswith('c24 and 175 more (the counts name them)')
 
 def test_classes_judged_and_never_trained_are_named(folder):
     for f in (folder/'annotations/train').iterdir(): save(f, np.minimum(np.array(Image.open(f)), 3))

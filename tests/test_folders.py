@@ -2,6 +2,7 @@
 import json, os
 import numpy as np, pytest
 from PIL import Image
+from segmenter import pairs
 from segmenter.classes import ClassList, read_classes
 from segmenter.datasets import load_dataset
 from segmenter.folders import Layout, folder_splits, read_layout
@@ -129,6 +130,31 @@ def test_binary_masks_just_work_when_told(tmp_path, on):
     d = load_dataset(tmp_path)
     assert d.classes.names == ('background', 'foreground') and (d.label_map(0) == (IDS == 4)).all()
 
+@pytest.mark.parametrize('on', [1, 255])
+@pytest.mark.parametrize('image, label', [('images/{}.jpg', 'masks/{}.png'), ('images/train/{}.jpg', 'masks/train/{}.png'), ('train/images/{}.jpg', 'train/masks/{}.png')])
+def test_two_kinds_of_pixels_without_a_class_list_are_background_and_foreground(tmp_path, on, image, label):
+    pixels = np.where(IDS == 4, on, 0).astype(np.uint8)
+    for stem in 'abcde':
+        save(tmp_path/image.format(stem), IMAGE)
+        save(tmp_path/label.format(stem), pixels if stem != 'a' else pixels*0) # one without the object
+    d = load_dataset(tmp_path, 'train')
+    at = [f.stem for f in d.images].index('b') if 'b' in {f.stem for f in d.images} else 1
+    assert list(d.classes.names) == ['background', 'foreground']
+    assert (d.label_map(at) == (IDS == 4)).all()
+
+@pytest.mark.parametrize('values, said', [([0, 1, 255], {}), ([0, 7], {}), ([0], {}), ([0, 255], dict(ignore=255)), ([0, 1], dict(binary=False))])
+def test_what_may_mean_something_else_is_not_taken_for_binary(tmp_path, values, said):
+    pixels = np.array(values, np.uint8)[IDS % len(values)]
+    build(tmp_path, pixels=pixels, classes=None, **said)
+    with pytest.raises(FileNotFoundError, match=r'has no classes\.txt .*, or says binary: true$'): load_dataset(tmp_path, 'train')
+
+def test_void_stays_void_where_ids_of_0_and_1_were_recognised(tmp_path):
+    stems = [f'{k:02}' for k in range(16)] # every second one is looked at
+    build(tmp_path, stems, pixels=(IDS == 4).astype(np.uint8), classes=None)
+    save(tmp_path/'masks/01.png', np.where(IDS == 4, 255, 1).astype(np.uint8))
+    d = load_dataset(tmp_path, 'trainval')
+    assert set(np.unique(d.label_map([f.stem for f in d.images].index('01')))) == {1, 255}
+
 @pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'P'])
 def test_coloured_masks_go_through_the_palette(tmp_path, mode):
     palette = ClassList(NAMES).palette
@@ -205,9 +231,8 @@ def test_a_folder_that_may_not_be_listed_is_no_empty_one(tmp_path, monkeypatch):
 def test_files_that_may_not_be_read_are_named_in_one_line(tmp_path, monkeypatch):
     d = load_dataset(build(tmp_path))
     def refuse(*args, **kwargs): raise PermissionError(13, 'Permission denied', str(args[0]))
-    monkeypatch.setattr(np, 'fromfile', refuse)
+    monkeypatch.setattr(pairs, 'open', refuse, raising=False)
     with pytest.raises(FileNotFoundError, match=r'\.jpg.* \(Permission denied\)'): d.image(0)
-    monkeypatch.setattr('PIL.Image.open', refuse)
     with pytest.raises(OSError, match=r'\.png.* \(Permission denied\)'): d.stored_ids(0)
 
 def test_nothing_is_written_beside_the_data(tmp_path):

@@ -117,7 +117,7 @@ def test_extra_memory_is_measured_beside_what_was_there(tmp_path, monkeypatch):
 
 def test_figures_name_what_benches_measure():
     assert {t for t, *_ in FIGURES} == {'one view', 'twelve views', 'memory', 'confusion matrix', 'colouring'}
-    assert all(v in VARIANTS for _, v, _, _ in FIGURES if v) and {'merge', 'scales', 'memory', 'counts', 'figures', 'throughput', 'study'} == set(BENCHES) == set(cli._BENCHES) - {'data', 'loss'}
+    assert all(v in VARIANTS for _, v, _, _ in FIGURES if v) and {'merge', 'scales', 'memory', 'counts', 'figures', 'throughput', 'study', 'video'} == set(BENCHES) == set(cli._BENCHES) - {'data', 'loss', 'export'}
 
 def test_the_command_measures_and_continues(tmp_path, capsys):
     path = tmp_path/'r.json'

@@ -113,3 +113,42 @@ def test_a_healthy_set_trains_to_the_end_while_it_is_looked_at(tmp_path, monkeyp
     plain = train(tmp_path/'plain', dataset=str(root), audit=False, **QUICK)
     looked = train(tmp_path/'looked', dataset=str(root), **QUICK)
     assert looked.records == plain.records # the doctor moves no random number
+
+def look(rank, root):
+    "Two processes before and during a first epoch; what each of them heard."
+    import json, torch
+    from fastai.callback.core import CancelFitException
+    torch.distributed.init_process_group('gloo', init_method=f'file://{root}/store', rank=rank, world_size=2)
+    looked, audit = [], training.audit
+    training.audit = lambda *args, **kwargs: looked.append(1) or audit(*args, **kwargs)
+    heard = []
+    for name in ('well', 'ill'):
+        parts = [load_dataset(f'{root}/{name}', split) for split in ('train', 'val')]
+        finding, watch = training._sampled(parts), training.Audited(parts)
+        watch.after_batch()
+        try: watch.after_train(); stopped = False
+        except CancelFitException: stopped = True
+        heard.append([finding, watch.found, stopped])
+    open(f'{root}/{rank}.json', 'w').write(json.dumps([len(looked), heard]))
+    torch.distributed.destroy_process_group()
+
+@pytest.mark.slow
+def test_one_process_looks_and_all_of_them_stop(tmp_path):
+    import torch
+    folder(tmp_path/'well'), folder(tmp_path/'ill', change=spoil)
+    torch.multiprocessing.spawn(look, (str(tmp_path),), nprocs=2)
+    (n, first), (none, second) = (json.loads((tmp_path/f'{rank}.json').read_text()) for rank in (0, 1))
+    assert (n, none) == (4, 0) and first == second
+    assert first[0] == ['', '', False] and first[1][2] and 'unknown ids: 77' in first[1][0] and 'unknown ids: 77' in first[1][1]
+
+def test_a_second_process_opens_no_file_and_stops_with_the_first(monkeypatch):
+    import torch
+    from fastai.callback.core import CancelFitException
+    def hear(said): said[0] = 'b.png: unknown ids: 77'
+    monkeypatch.setattr(training, 'rank_and_world', lambda: (1, 2))
+    monkeypatch.setattr(training, 'audit', lambda *args, **kwargs: pytest.fail('the first process looks'))
+    monkeypatch.setattr(torch.distributed, 'broadcast_object_list', hear)
+    watch = training.Audited([])
+    watch.after_batch()
+    with pytest.raises(CancelFitException): watch.after_train()
+    with pytest.raises(ValueError, match='unknown ids: 77; .*--no-audit'): training._refuse_unhealthy(training._sampled([]))
