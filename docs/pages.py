@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ['paper_to_code', 'differences', 'symbols', 'file_formats', 'migration', 'glossary']
+ORDER = ['paper_to_code', 'differences', 'symbols', 'file_formats', 'migration', 'reliability', 'glossary']
 
 @dataclass(frozen=True)
 class Page:
@@ -278,7 +278,7 @@ def variant_groups(root):
     return _table(['group', 'keys'], rows)
 
 def log_keys(root):
-    return _table(['when', 'keys'], [('after training an epoch', _keys(_dictionary(root, 'training', 'Kept.after_train', 'train_loss'))),
+    return _table(['when', 'keys'], [('after training an epoch', _keys(_dictionary(root, 'training', '_record', 'train_loss'))),
                                      ('after validating it', _keys(_dictionary(root, 'training', 'Kept.after_epoch', 'val_mean_iou')))])
 
 def curve_columns(root): return _keys(_dictionary(root, 'training', '_read_curve', 'iteration'))
@@ -366,10 +366,23 @@ def verbs(root):
     "Every verb of the command."
     return _table(['verb', 'what it does'], [(f'`segmenter {name}`', (verb.__doc__ or '').split('\n')[0]) for name, verb in _commands()[1].items()])
 
+# ---- Drills
+
+def drills(root):
+    "Every failure drill with the tests that hold it, a slow one in italics; a test checks that they exist."
+    def said(name):
+        file, test = name.split('::')
+        slow = any(isinstance(n, ast.FunctionDef) and n.name == test and any('slow' in ast.unparse(d) and 'parametrize' not in ast.unparse(d) for d in n.decorator_list)
+                   for n in ast.parse((root/'tests'/file).read_text(encoding='utf-8')).body)
+        words = test.removeprefix('test_').replace('_', ' ')
+        return f'*{words}*' if slow else words
+    rows = [(str(d['number']), d['promise'], d['drill'], '; '.join(map(said, d['tests']))) for d in json.loads((root/'tests'/'drills.json').read_text(encoding='utf-8'))]
+    return _table(['', 'promise', 'drill', 'held by the tests'], rows)
+
 # ---- Pages
 
 TABLES = {f.__name__: f for f in (by_section, by_figure, beyond_paper, symbol_index, checkpoint_keys, variant_groups, log_keys, curve_columns, metrics_keys,
-    row_columns, scores_keys, evaluation_keys, per_class_columns, image_suffixes, label_suffixes, fields, dials, commands, flags, verbs)}
+    row_columns, scores_keys, evaluation_keys, per_class_columns, image_suffixes, label_suffixes, fields, dials, commands, flags, verbs, drills)}
 
 def _fill(root, text, source):
     "Prose with its tables."

@@ -6,7 +6,7 @@ Start with `create_model` or `load_model`, then `predict` an image; `evaluate` a
 
 # %% auto #0
 __all__ = ['create_model', 'load_model', 'predict', 'evaluate', 'load_dataset', 'sliding_labels', 'sliding_probabilities',
-           'ConfusionMatrix', 'segmentation_learner', 'train', 'dataloaders', 'Interpretation']
+           'ConfusionMatrix', 'segmentation_learner', 'train', 'dataloaders', 'Interpretation', 'boxed_image']
 
 # %% ../nbs/80_init.ipynb #eb3507ec
 import sys
@@ -14,16 +14,17 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-# %% ../nbs/80_init.ipynb #70e79393
+# %% ../nbs/80_init.ipynb #4149f60f
 _DOORS = dict(
     create_model='model', load_model='checkpoints', predict='predict', evaluate='evaluate', load_dataset='datasets',
     sliding_labels='merge', sliding_probabilities='windows', ConfusionMatrix='metrics', segmentation_learner='own_data', train='training',
-    dataloaders='pipelines', Interpretation='own_data')
+    dataloaders='pipelines', Interpretation='own_data', boxed_image='box')
 _all_ = ['create_model', 'load_model', 'predict', 'evaluate', 'load_dataset', 'sliding_labels', 'sliding_probabilities',
-         'ConfusionMatrix', 'segmentation_learner', 'train', 'dataloaders', 'Interpretation']
+         'ConfusionMatrix', 'segmentation_learner', 'train', 'dataloaders', 'Interpretation', 'boxed_image']
 
-# %% ../nbs/80_init.ipynb #19ab115b
+# %% ../nbs/80_init.ipynb #5a99e43e
 if TYPE_CHECKING: # what an editor needs to know the names
+    from segmenter.box import boxed_image
     from segmenter.checkpoints import load_model
     from segmenter.datasets import load_dataset
     from segmenter.evaluate import evaluate

@@ -7,7 +7,7 @@ Each verb is a function of this module whose body imports what it needs only whe
 # %% auto #0
 __all__ = ['VERBS', 'train', 'predict', 'prepare', 'doctor', 'browse', 'convert', 'bench', 'env', 'overview', 'main']
 
-# %% ../nbs/70_cli.ipynb #cce1c104
+# %% ../nbs/70_cli.ipynb #4741a5e9
 import sys
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from .measuring import _check_precision, _load, _need, accuracy, evaluate, submi
 from .settings import TrainSettings
 from .showing import logs, video
 
-# %% ../nbs/70_cli.ipynb #536abd02
+# %% ../nbs/70_cli.ipynb #a54003d3
 def train(*,
     log_dir:str, # Folder of the run: checkpoints, log.txt, variant.yml
     audit:bool=True, # Let the doctor look at the data: a sample before the first step, all of it during the first epoch
@@ -32,9 +32,11 @@ def train(*,
         from segmenter.learning_rate import try_rates
         print(f'suggestion: --learning-rate {try_rates(log_dir, TrainSettings(**settings)).suggestion:.2g}; the curve is in {log_dir}/lr_find.png')
         return
+    from segmenter.distributed import together
     from segmenter.training import train as run
-    result = run(log_dir, audit=audit, **settings)
-    print(f'{len(result.records)} epochs, best validation mIoU {result.best:.2f} %; written to {result.folder}')
+    with together(cpu=str(settings.get('device')).startswith('cpu')):
+        result = run(log_dir, audit=audit, **settings)
+        print(f'{len(result.records)} epochs, best validation mIoU {result.best:.2f} %; written to {result.folder}')
 
 # %% ../nbs/70_cli.ipynb #d48e7f0a
 def _pixels(text):
@@ -169,7 +171,7 @@ def convert(
     from segmenter.convert import convert as run
     print(run(src, out, to))
 
-# %% ../nbs/70_cli.ipynb #3130fa18
+# %% ../nbs/70_cli.ipynb #d5fadc09
 _BENCHES = dict.fromkeys(('data', 'merge', 'scales', 'memory', 'counts', 'figures', 'throughput', 'study', 'loss', 'video', 'export'))
 
 def _bench_model(what, variant, rounds, json, **options):
@@ -180,6 +182,7 @@ def _bench_model(what, variant, rounds, json, **options):
     earlier = loads(Path(json).read_text()) if json and Path(json).is_file() else None
     print(report(measure(what, variant or None, rounds, earlier=earlier, each=lambda record: json and write_record(record, json), **options)))
 
+# %% ../nbs/70_cli.ipynb #c1c1c268
 def _bench_loss(rounds, json):
     "The bench of a training step and its loss."
     from segmenter.bench import write_record
@@ -240,7 +243,7 @@ def env():
     except ImportError as e: print(f'torch does not import: {e}')
     else: print('gpu', torch.cuda.get_device_name() if torch.cuda.is_available() else 'none')
 
-# %% ../nbs/70_cli.ipynb #b407a73f
+# %% ../nbs/70_cli.ipynb #73c5e323
 VERBS = {verb.__name__: verb for verb in (train, evaluate, predict, accuracy, submit, attention, explore, video, logs, prepare, doctor, browse, convert, export, zoo, run, runs, bench, env)}
 
 def overview()->str: # A line a verb

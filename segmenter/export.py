@@ -168,6 +168,20 @@ def _compare(session, model, labels, height, width, batch):
     return dict(batch=batch, height=height, width=width, apart=None if labels else (found - truth).abs().max().item(),
                 equal=equal.float().mean().item(), equal_clear=clear.float().mean().item() if len(clear) else 1.)
 
+# %% ../nbs/50_export.ipynb #69439de7
+def _graph_bytes(model, labels):
+    "The ONNX graph, its facts inside, as bytes."
+    _need('onnxscript'), _need('onnx')
+    said = logging.getLogger('torch.onnx'), logging.getLogger('onnxscript')
+    for logger in said: logger.setLevel(logging.ERROR)
+    with torch.no_grad(), warnings.catch_warnings(action='ignore'):
+        made = torch.onnx.export(export_program(model, labels), dynamo=True, input_names=['images'], output_names=['labels' if labels else 'logits'],
+                                 opset_version=18, verbose=False)
+    proto = made.model_proto
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = 'segmenter', json.dumps(_facts(model, labels))
+    return proto.SerializeToString()
+
 # %% ../nbs/50_export.ipynb #4e593fc1
 def check_onnx(
     source, # File of `export_onnx`, or its bytes
@@ -186,20 +200,6 @@ def check_onnx(
         if (r['apart'] or 0) > _APART or r['equal_clear'] < _AGREE: raise ValueError(
             f"{name!r} does not answer as the model at {r['height']}×{r['width']}, batch {r['batch']}: {100*r['equal_clear']:.2f} % of the labels agree")
     return rows
-
-# %% ../nbs/50_export.ipynb #69439de7
-def _graph_bytes(model, labels):
-    "The ONNX graph, its facts inside, as bytes."
-    _need('onnxscript'), _need('onnx')
-    said = logging.getLogger('torch.onnx'), logging.getLogger('onnxscript')
-    for logger in said: logger.setLevel(logging.ERROR)
-    with torch.no_grad(), warnings.catch_warnings(action='ignore'):
-        made = torch.onnx.export(export_program(model, labels), dynamo=True, input_names=['images'], output_names=['labels' if labels else 'logits'],
-                                 opset_version=18, verbose=False)
-    proto = made.model_proto
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = 'segmenter', json.dumps(_facts(model, labels))
-    return proto.SerializeToString()
 
 # %% ../nbs/50_export.ipynb #9ef6ade4
 def export_onnx(

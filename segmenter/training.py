@@ -73,7 +73,7 @@ def _write_curve(folder, rows):
         table.writeheader()
         table.writerows(rows)
 
-# %% ../nbs/32a_training.ipynb #a7b555bd
+# %% ../nbs/32a_training.ipynb #8390076b
 def _record(losses, rates, epoch):
     "What `log.txt` says of a finished epoch."
     n = len(losses)
@@ -83,6 +83,7 @@ def _rows(losses, rates, n):
     "What `curves.csv` says: a row an iteration, n an epoch."
     return [dict(iteration=i, epoch=i//n, loss=loss, learning_rate=rate) for i, (loss, rate) in enumerate(zip(losses, rates))]
 
+# %% ../nbs/32a_training.ipynb #98e9b56f
 @dataclass
 class Progress:
     "How far a run has come."
@@ -101,7 +102,7 @@ class Progress:
         return dict(position=dict(epoch=self.epoch, batch=self.batch, of=per_epoch), records=[dict(r) for r in self.records],
                     curve=torch.tensor(curve, dtype=torch.float64).reshape(-1, 2), generators=list(self.generators)) | (dict(rolled=self.rolled) if self.rolled else {})
 
-# %% ../nbs/32a_training.ipynb #d723a20a
+# %% ../nbs/32a_training.ipynb #df674dd1
 class Kept(Callback):
     "`checkpoint.pth`, `log.txt`, `log.csv` and `curves.csv` after each epoch, `samples.jpg` after an evaluation, `best.pth` when it improves."
     order = 60
@@ -136,23 +137,26 @@ class Kept(Callback):
     def stop(self):
         if rank_and_world()[1] == 1: self._save('checkpoint.pth'), self._leave()
 
-    def after_train(self):
-        epoch = self.first_epoch + self.epoch
-        self._save('checkpoint.pth')
-        if self.keep_every and (epoch + 1) % self.keep_every == 0: self._save(f'epoch_{epoch + 1:04d}.pth')
-        self.records.append(_record(self.losses, self.rates, epoch))
-        self.curve += [row | dict(iteration=epoch*len(self.losses) + row['iteration'], epoch=epoch) for row in _rows(self.losses, self.rates, len(self.losses))]
-        self._write()
+# %% ../nbs/32a_training.ipynb #f2bfae74
+@patch
+def after_train(self:Kept):
+    epoch = self.first_epoch + self.epoch
+    self._save('checkpoint.pth')
+    if self.keep_every and (epoch + 1) % self.keep_every == 0: self._save(f'epoch_{epoch + 1:04d}.pth')
+    self.records.append(_record(self.losses, self.rates, epoch))
+    self.curve += [row | dict(iteration=epoch*len(self.losses) + row['iteration'], epoch=epoch) for row in _rows(self.losses, self.rates, len(self.losses))]
+    self._write()
 
-    def after_epoch(self):
-        if self.learn.evaluation is None: return
-        scores, record, best = self.learn.evaluation.scores, self.records[-1], _best(self.records)
-        record.update(val_pixel_accuracy=round(scores.aAcc, 2), val_mean_accuracy=round(scores.mAcc, 2), val_mean_iou=round(scores.mIoU, 2))
-        if not record['val_mean_iou'] <= best: self._save('best.pth')
-        if self.validated.predictions and self.writes: write_samples(self.folder/'samples.jpg', self.validated.dataset, self.validated.predictions)
-        self._write()
+@patch
+def after_epoch(self:Kept):
+    if self.learn.evaluation is None: return
+    scores, record, best = self.learn.evaluation.scores, self.records[-1], _best(self.records)
+    record.update(val_pixel_accuracy=round(scores.aAcc, 2), val_mean_accuracy=round(scores.mAcc, 2), val_mean_iou=round(scores.mIoU, 2))
+    if not record['val_mean_iou'] <= best: self._save('best.pth')
+    if self.validated.predictions and self.writes: write_samples(self.folder/'samples.jpg', self.validated.dataset, self.validated.predictions)
+    self._write()
 
-# %% ../nbs/32a_training.ipynb #112f6264
+# %% ../nbs/32a_training.ipynb #91730bc3
 def _all_generators():
     "The random numbers of every process."
     mine, world = generator_states(), rank_and_world()[1]
@@ -167,6 +171,7 @@ def _state(self:Kept):
     now = Progress(epoch, done, self.records[:epoch], self.curve[:epoch*n], self.losses, self.rates, _all_generators() if done < n else (), self.rolled)
     return dict(setup=self.setup) | now.state(n), epoch - (done < n), epoch*n + done
 
+# %% ../nbs/32a_training.ipynb #87751df4
 @patch
 def _save(self:Kept, name):
     (state, epoch, iterations), scaled = self._state(), getattr(self.learn, 'mixed_precision', None)
@@ -433,7 +438,7 @@ def _rolled(folder):
     done = newest_checkpoint(folder)
     return done['segmenter_state'].get('rolled', 0) if done else 0
 
-# %% ../nbs/32a_training.ipynb #e2794b90
+# %% ../nbs/32a_training.ipynb #b1c5fe61
 @contextmanager
 def _held(log_dir):
     "The folder of a run, locked by the first process, without half-written files."
@@ -447,6 +452,7 @@ def _held(log_dir):
         yield folder
     finally: lock.__exit__(None, None, None)
 
+# %% ../nbs/32a_training.ipynb #4bff1e2b
 def _found(folder, p, rolled):
     "The checkpoint a run continues from, `{}` for none, and how far it had come."
     t, first = p.settings, rank_and_world()[0] == 0
@@ -455,9 +461,10 @@ def _found(folder, p, rolled):
     begun = first_alone(lambda: _progress(done, t, len(p.dls.train), log, rows)) if done else Progress()
     return done, replace(begun, rolled=max(rolled, begun.rolled))
 
-# %% ../nbs/32a_training.ipynb #77f48cfb
+# %% ../nbs/32a_training.ipynb #16293d9b
 def _scores(kept): return [r['val_mean_iou'] for r in kept.records if 'val_mean_iou' in r]
 
+# %% ../nbs/32a_training.ipynb #d813c594
 def _learner_of(p, begun, kept, cbs):
     "The Learner that does what is left of a run."
     t, rank = p.settings, rank_and_world()[0]

@@ -1,7 +1,7 @@
 "The model in the box: the files that are shipped, the name they go by, and how they are made."
 import json
 import pytest, torch
-from segmenter.box import in_box, put_in_box
+from segmenter.box import boxed_image, in_box, put_in_box
 from segmenter.checkpoints import load_model, save_checkpoint, save_package, variant_of, write_variant
 from segmenter.guards import file_digest
 from segmenter.model import create_model
@@ -18,6 +18,10 @@ def test_every_boxed_model_loads_by_its_name_and_answers():
         assert not model.training and sum(p.numel() for p in model.parameters()) == facts['parameters']
         with torch.no_grad(): assert model(torch.randn(1, 3, 64, 64)).shape == (1, model.config.n_classes, 64, 64)
         assert model.config.palette and len(model.config.classes) == model.config.n_classes
+
+def test_every_boxed_model_has_a_picture_that_it_segments():
+    from segmenter.predict import predict
+    for name in in_box(): assert len(set(predict(load_model(name), boxed_image(name)).label_map.flat)) > 3
 
 def test_a_typing_error_meets_the_name_that_was_meant():
     for wrong in 'landcove', 'Landcover', 'land-cover', 'landcoverr':

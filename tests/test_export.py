@@ -92,7 +92,8 @@ def test_torch_export_follows_every_size():
         x = torch.randn(shape)
         with torch.no_grad(): assert (program(x) - model(x)).abs().max() < 1e-4
 
-@pytest.mark.parametrize('how', [dict(), dict(backbone='deit_tiny_distilled_patch16_224', decoder='linear'), dict(backbone='vit_small_patch14_reg4_dinov2', image_size=56)])
+@pytest.mark.parametrize('how', [dict(), pytest.param(dict(backbone='deit_tiny_distilled_patch16_224', decoder='linear'), marks=pytest.mark.slow),
+                                 pytest.param(dict(backbone='vit_small_patch14_reg4_dinov2', image_size=56), marks=pytest.mark.slow)])
 def test_torch_compile_finds_no_break_in_the_graph(how):
     model = made(**how)
     torch._dynamo.reset()

@@ -19,11 +19,11 @@ def test_importing_costs_far_less_than_torch_and_timm():
 def test_the_names_of_the_readme_are_there():
     import segmenter
     names = {'create_model', 'load_model', 'predict', 'evaluate', 'load_dataset', 'sliding_labels', 'sliding_probabilities', 'ConfusionMatrix',
-             'segmentation_learner', 'dataloaders', 'Interpretation', 'train', '__version__'}
+             'segmentation_learner', 'dataloaders', 'Interpretation', 'boxed_image', 'train', '__version__'}
     assert names <= set(dir(segmenter)) and names - {'__version__'} == set(segmenter.__all__) == set(segmenter._DOORS)
 
 @pytest.mark.parametrize('name', ['create_model', 'load_model', 'predict', 'evaluate', 'load_dataset', 'sliding_labels', 'sliding_probabilities',
-                                  'ConfusionMatrix', 'segmentation_learner', 'dataloaders', 'Interpretation', 'train'])
+                                  'ConfusionMatrix', 'segmentation_learner', 'dataloaders', 'Interpretation', 'boxed_image', 'train'])
 def test_a_front_door_name_is_the_chapters_own(name):
     import importlib, segmenter
     module = pytest.importorskip(f'segmenter.{segmenter._DOORS[name]}', exc_type=ModuleNotFoundError)

@@ -25,7 +25,7 @@ def edit(path, change):
 def test_nothing_is_wrong_with_the_pages(root): assert pages.problems(root) == []
 
 def test_there_is_a_page_for_each_kind_of_question(made):
-    assert list(made) == ['paper_to_code', 'differences', 'symbols', 'file_formats', 'migration', 'glossary']
+    assert list(made) == ['paper_to_code', 'differences', 'symbols', 'file_formats', 'migration', 'reliability', 'glossary']
     assert all(page.title and page.subtitle and page.group == 'Reference' and not page.markdown.startswith('#  ') for page in made.values())
 
 def test_no_placeholder_is_left_and_no_table_is_empty(made):

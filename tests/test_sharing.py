@@ -81,11 +81,6 @@ def test_a_hub_that_fails_is_one_line(monkeypatch):
     with pytest.raises(ValueError, match='no folder here, and the Hugging Face Hub does not give it') as e: from_pretrained('some/body')
     assert one_line(e)
 
-def test_importing_the_chapter_does_not_import_the_hub():
-    import subprocess, sys
-    code = 'import segmenter.sharing, sys; print("segmenter.zoo" in sys.modules)'
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == 'False'
-
 # Wrong and hostile files
 
 class Bomb:

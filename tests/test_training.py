@@ -215,7 +215,9 @@ def test_a_run_from_before_a_dial_existed_continues(tree, tmp_path):
     path = tmp_path/'run'/'checkpoint.pth'
     file = torch.load(path, weights_only=True)
     for key in ('flips', 'ema', 'layer_decay', 'accumulate', 'recipe', 'dice', 'freeze', 'clip_grad'): del file['segmenter_state']['setup'][key]
+    for key in ('position', 'curve', 'records', 'generators'): del file['segmenter_state'][key] # nor was there a place for the middle of an epoch
     torch.save(file, path)
+    (tmp_path/'run'/'digests.json').unlink()
     assert train(tmp_path/'run', **asked(tree, epochs=1)).epochs_before == 1
 
 @pytest.mark.parametrize('wrong, says', [(dict(accumulate=9), 'cannot be computed in 9 parts'), (dict(ema=1.), 'ema 1'), (dict(label_smoothing=2.), 'label_smoothing 2'),

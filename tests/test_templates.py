@@ -1,0 +1,50 @@
+"Each template at smoke size through the runner: files, a whole record, finite values; a slip stops it in seconds."
+import json, math, time
+import pytest
+from segmenter.experiments import RunFailed, find_template, read_parameters, run_notebook
+from segmenter.registry import read_record, write_html
+
+WROTE = dict(evaluate={'eval_ss.json', 'scores_ss.yml', 'per_class_ss.csv', 'figures'}, finetune={'checkpoint.pth', 'variant.yml', 'curves.csv', 'figures'},
+             ablation={'curves.csv', 'runs.csv', 'figures'}, speed={'speed.csv', 'figures'}, attention={'curves.csv', 'figures'}, video={'frames', 'labels', 'figures'})
+FOUND = dict(evaluate='interval_low', finetune='train_loss', ablation='depth=2_over_1', speed='Seg-T-Mask/16_batch-2_throughput', attention='reach_layer_2', video='throughput')
+
+@pytest.mark.parametrize('name', WROTE)
+def test_a_template_runs_at_smoke_size_and_leaves_a_whole_record(name, tmp_path):
+    if name == 'video': pytest.importorskip('av')
+    folder = run_notebook(name, dict(device='cpu'), tmp_path, quiet=True)
+    record = read_record(folder)
+    assert record['profile'] == 'smoke' and record['status'] == 'done' and FOUND[name] in record['metrics']
+    assert all(math.isfinite(m['value']) for m in record['metrics'].values())
+    assert WROTE[name] | {'report.ipynb', 'params.json', 'row.csv'} <= {path.name for path in folder.iterdir()} and list((folder/'figures').glob('*.png'))
+    if name == 'speed': assert b'Speed' in write_html(folder).read_bytes()
+
+@pytest.mark.parametrize('name', ['train', *WROTE])
+def test_a_template_explains_every_dial_and_is_kept_without_outputs(name):
+    template = find_template(name)
+    declared = read_parameters(template)
+    assert declared['profile'].default == 'smoke' and {'seed', 'log_dir', 'device'} <= set(declared) and all(p.help for p in declared.values())
+    cells = json.loads(template.read_text())['cells']
+    assert not any(c.get('outputs') for c in cells) and '## Record' in [''.join(c['source']).strip() for c in cells]
+    promise = ''.join(cells[0]['source']) + ''.join(cells[1]['source'])
+    assert all(word in promise for word in ('**Question.**', '**Expected.**', f'segmenter run {name}'))
+
+@pytest.mark.parametrize('name, dial, value, says', [
+    ('evaluate', 'dataset', 'no_such_data', 'no_such_data'), ('evaluate', 'checkpoint', 'none.pth', 'none.pth'), ('speed', 'variants', "['Seg-X/16']", 'Seg-'),
+    ('finetune', 'folder', '/nowhere', '/nowhere'), ('finetune', 'crop_size', '60', 'no multiple of the patch size'), ('ablation', 'dial', 'dept', "'depth'"),
+    ('attention', 'x_patch', '99', 'outside the grid'), ('video', 'film', 'none.mp4', 'none.mp4')])
+def test_what_cannot_work_stops_before_it_costs(name, dial, value, says, tmp_path):
+    with pytest.raises(RunFailed) as e: run_notebook(name, {dial: value, 'device': 'cpu'}, tmp_path, quiet=True)
+    assert says in str(e.value)
+
+def test_an_unknown_dial_and_a_wrong_type_do_not_start(tmp_path):
+    began = time.monotonic()
+    for name in WROTE:
+        with pytest.raises(KeyError, match='unknown parameter'): run_notebook(name, dict(sed=1), tmp_path)
+        with pytest.raises(ValueError, match="parameter 'seed'"): run_notebook(name, dict(seed='many'), tmp_path)
+    assert not list(tmp_path.iterdir()) and time.monotonic() - began < 10
+
+@pytest.mark.slow
+def test_several_processes_measure_what_one_measures(tmp_path):
+    values = dict(device='cpu', limit=0)
+    one, two = (read_record(run_notebook('evaluate', values | dict(processes=n), tmp_path/str(n), quiet=True))['metrics'] for n in (1, 2))
+    assert one['mIoU'] == two['mIoU'] and one['aAcc'] == two['aAcc']
