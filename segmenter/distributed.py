@@ -66,13 +66,14 @@ def together(
         with quiet: yield p
     finally: d.destroy_process_group()
 
-# %% ../nbs/33_distributed.ipynb #52818130
+# %% ../nbs/33_distributed.ipynb #4d2407d0
 def free_port()->int: # Of this machine
     "A port nobody listens on."
     with socket.socket() as s:
         s.bind(('localhost', 0))
         return s.getsockname()[1]
 
+# %% ../nbs/33_distributed.ipynb #f8dc6cbb
 def _child(rank, function, args, kwargs, world, port, folder, cpu):
     "One process of a launch."
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR='localhost', MASTER_PORT=str(port))

@@ -101,12 +101,12 @@ def parse(
     pairs = lambda name, value: tuple(value) if isinstance(parser.get_default(name), tuple) else value
     return {name: pairs(name, value) for name, value in vars(values).items()}
 
-# %% ../nbs/65_flags.ipynb #783f3527
+# %% ../nbs/65_flags.ipynb #e0d0b92f
 _REFUSALS = (ValueError, KeyError, NotImplementedError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 def _sentence(error):
     "An exception in one line."
-    text = f'{error.strerror}: {error.filename}' if isinstance(error, OSError) and error.strerror else str(error)
+    text = f'{error.strerror}: {error.filename}' if isinstance(error, OSError) and error.strerror and error.filename else str(error)
     return ' '.join(text.split()) or type(error).__name__
 
 # %% ../nbs/65_flags.ipynb #fcff218d
@@ -117,7 +117,7 @@ def _quiet():
     for text in chatter: warnings.filterwarnings('ignore', text)
     os.environ.setdefault('PYTHONWARNINGS', ','.join(f'ignore:{text}' for text in chatter))
 
-# %% ../nbs/65_flags.ipynb #4c82d9e1
+# %% ../nbs/65_flags.ipynb #044f6698
 def answer(
     prog:str, # What was typed to get here, for messages
     verb, # The function that is meant
@@ -136,3 +136,7 @@ def answer(
         if debug: raise
         print(f'{prog}: {_sentence(e)}', file=sys.stderr)
         return 2
+    except OSError as e: # a disk that is full, or gone
+        if debug: raise
+        print(f'{prog}: {_sentence(e)}; what was written before is intact', file=sys.stderr)
+        return 1

@@ -112,7 +112,7 @@ class StopOnNonFinite(Callback):
                 f'learning rate {self.opt.hypers[-1]["lr"]:.3g}{", images " if files else ""}{files}); the last checkpoint is intact, '
                 'lower the learning rate and continue, or allow a rollback')
 
-# %% ../nbs/32_learner.ipynb #3dfe27db
+# %% ../nbs/32_learner.ipynb #a1df1825
 def _of_all(mine):
     "What all processes have kept."
     if rank_and_world()[1] == 1: return mine
@@ -136,7 +136,7 @@ class Validated(Callback):
 
     def _keep(self, i, prediction):
         if i in self.samples: self.predictions[i] = prediction.label_map
-        if self.learn.stopping() and rank_and_world()[1] == 1: raise Preempted()
+        if getattr(self.learn, 'stopping', bool)() and rank_and_world()[1] == 1: raise Preempted()
 
     def before_validate(self):
         due = (self.first_epoch + self.epoch) % self.freq == 0 or self.epoch == self.n_epoch - 1

@@ -70,7 +70,7 @@ def newest_checkpoint(
         return done
     if why: raise ValueError(why)
 
-# %% ../nbs/31h_safekeeping.ipynb #cafc154a
+# %% ../nbs/31h_safekeeping.ipynb #091bebfe
 _HELD = set() # folders this process holds: its own locks do not stop a process
 
 def _refuse(path):
@@ -86,6 +86,7 @@ def _lock(file, path):
     except (BlockingIOError, PermissionError): _refuse(path)
     except OSError: return # a file system without them
 
+# %% ../nbs/31h_safekeeping.ipynb #8fb3926c
 @contextlib.contextmanager
 def locked(
     folder, # Of a run

@@ -102,7 +102,7 @@ class Progress:
         return dict(position=dict(epoch=self.epoch, batch=self.batch, of=per_epoch), records=[dict(r) for r in self.records],
                     curve=torch.tensor(curve, dtype=torch.float64).reshape(-1, 2), generators=list(self.generators)) | (dict(rolled=self.rolled) if self.rolled else {})
 
-# %% ../nbs/32a_training.ipynb #df674dd1
+# %% ../nbs/32a_training.ipynb #264613f3
 class Kept(Callback):
     "`checkpoint.pth`, `log.txt`, `log.csv` and `curves.csv` after each epoch, `samples.jpg` after an evaluation, `best.pth` when it improves."
     order = 60
@@ -132,14 +132,18 @@ class Kept(Callback):
         if stop or self.every and len(self.losses) < len(self.dls.train) and (self.scheduled.iteration + 1) % self.every == 0: self._save('checkpoint.pth')
         if stop: self._leave()
 
-    def _leave(self): raise Preempted(f'iteration {len(self.curve) + len(self.losses)} is safe, ')
+    def _leave(self):
+        end = Preempted(f'iteration {len(self.curve) + len(self.losses)} is safe, ')
+        print(end)
+        raise end
 
     def stop(self):
         if rank_and_world()[1] == 1: self._save('checkpoint.pth'), self._leave()
 
-# %% ../nbs/32a_training.ipynb #f2bfae74
+# %% ../nbs/32a_training.ipynb #0e99b251
 @patch
 def after_train(self:Kept):
+    "Checkpoint first, then log and curve."
     epoch = self.first_epoch + self.epoch
     self._save('checkpoint.pth')
     if self.keep_every and (epoch + 1) % self.keep_every == 0: self._save(f'epoch_{epoch + 1:04d}.pth')
@@ -149,6 +153,7 @@ def after_train(self:Kept):
 
 @patch
 def after_epoch(self:Kept):
+    "Scores into the log, and `best.pth` where they are the best."
     if self.learn.evaluation is None: return
     scores, record, best = self.learn.evaluation.scores, self.records[-1], _best(self.records)
     record.update(val_pixel_accuracy=round(scores.aAcc, 2), val_mean_accuracy=round(scores.mAcc, 2), val_mean_iou=round(scores.mIoU, 2))

@@ -30,7 +30,7 @@ def _index_sampler(self:SegmentationLoader):
     batches = DataLoader._index_sampler.fget(self)
     return _ShareOfBatches(batches, *self.share) if hasattr(self, 'share') else batches
 
-# %% ../nbs/31g_world_batch.ipynb #c9e6fbae
+# %% ../nbs/31g_world_batch.ipynb #0f7e1276
 def take_share(
     loader:SegmentationLoader, # Of the world batch
     rank:int|None=None, # Number of this process; None asks torch
@@ -42,6 +42,7 @@ def take_share(
     if world > 1: loader.share = rank, world
     return loader
 
+# %% ../nbs/31g_world_batch.ipynb #40722e8e
 def own_images(
     loader:SegmentationLoader, # After `take_share`
     batch:int, # Number of the batch in its epoch
@@ -66,7 +67,7 @@ def _whole_loss(loss_func, masks, labels, n, ignore_index):
     loss = loss_func(torch.cat(every), torch.cat(_gathered(labels, ignore_index, n)))
     return loss.detach() + world*(loss - loss.detach())
 
-# %% ../nbs/31g_world_batch.ipynb #0b384c88
+# %% ../nbs/31g_world_batch.ipynb #2c4fd6b1
 class WorldBatch(Callback):
     "Several processes take one step: that of the batch of all."
     order = 5
@@ -84,22 +85,25 @@ class WorldBatch(Callback):
     def before_batch(self):
         if self.training and not own_images(self.dls.train, self.iter): self.learn.yb = (torch.full_like(self.yb[0], self.loss_func.ignore_index),)
 
-    def weigh(self):
-        "Ask all processes for their valid pixels, and whether to stop."
-        learn, labels = self.learn, self.learn.yb[0]
-        own = learn.weight(labels) if learn.weight else torch.tensor(1., device=labels.device)
-        total, self.asked = sum_over_processes(torch.stack([own.double(), own.new_tensor(float(learn.stopping())).double()]))
-        self.whole = (total/rank_and_world()[1]).float().clamp(min=torch.finfo(torch.float32).tiny)
-
-    def parts(self):
-        "Network, loss and divisor of this process's share."
-        learn = self.learn
-        weighted = lambda masks, labels: learn.loss_func(masks, labels)*(learn.weight(labels)/self.whole)
-        most = -(-self.dls.train.batch_size//rank_and_world()[1])
-        gathered = lambda masks, labels: _whole_loss(learn.loss_func, masks, labels, most, learn.loss_func.ignore_index)
-        return self.network, weighted if learn.weight else gathered, self.whole
-
     def mean(self, loss): return (sum_over_processes(loss.detach().double()[None])[0]/rank_and_world()[1]).to(loss.dtype)
+
+# %% ../nbs/31g_world_batch.ipynb #b4d266c4
+@patch
+def weigh(self:WorldBatch):
+    "Ask all processes for their valid pixels, and whether to stop."
+    learn, labels = self.learn, self.learn.yb[0]
+    own = learn.weight(labels) if learn.weight else torch.tensor(1., device=labels.device)
+    total, self.asked = sum_over_processes(torch.stack([own.double(), own.new_tensor(float(learn.stopping())).double()]))
+    self.whole = (total/rank_and_world()[1]).float().clamp(min=torch.finfo(torch.float32).tiny)
+
+@patch
+def parts(self:WorldBatch):
+    "Network, loss and divisor of this process's share."
+    learn = self.learn
+    weighted = lambda masks, labels: learn.loss_func(masks, labels)*(learn.weight(labels)/self.whole)
+    most = -(-self.dls.train.batch_size//rank_and_world()[1])
+    gathered = lambda masks, labels: _whole_loss(learn.loss_func, masks, labels, most, learn.loss_func.ignore_index)
+    return self.network, weighted if learn.weight else gathered, self.whole
 
 # %% ../nbs/31g_world_batch.ipynb #4e77a4a6
 def from_first(

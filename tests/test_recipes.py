@@ -41,7 +41,7 @@ LINES = [ # together, every flag
     '--window-size 40 --window-stride 24 --normalization own --scale-range 0.9 1.1 --flips both --no-photometric --workers 0 -lr 0.01 --seed 3 --no-audit --samples 1',
     '--recipe modern --accumulate 2 --grad-checkpointing --freeze 1 --class-balance 0.5 --label-smoothing 0.1 --dice 0.5 --ohem 0.5 --patience 3 --rollback 1 --data-root .',
     '--optimizer muon --scheduler cosine --warmup 2 --weight-decay 0.05 --layer-decay 0.8 --clip-grad 1 --ema 0.9 --dropout 0.1 --drop-path 0.2 --decoder linear --eval-freq 1',
-    '--rare-class-sampling 0.5 --no-resume --no-amp --no-pretrained --learning-rate 0.01 --flips none']
+    '--rare-class-sampling 0.5 --train-images 4 --checkpoint-every 1 --keep-every 1 --no-resume --no-amp --no-pretrained --learning-rate 0.01 --flips none']
 
 @pytest.mark.parametrize('line', range(len(LINES)))
 def test_every_flag_of_the_command_trains(stripes, tmp_path, line, capsys):
