@@ -279,7 +279,7 @@ def variant_groups(root):
 
 def log_keys(root):
     return _table(['when', 'keys'], [('after training an epoch', _keys(_dictionary(root, 'training', '_record', 'train_loss'))),
-                                     ('after validating it', _keys(_dictionary(root, 'training', 'Kept.after_epoch', 'val_mean_iou')))])
+                                     ('after validating it', _keys(_dictionary(root, 'training', 'after_epoch', 'val_mean_iou')))])
 
 def curve_columns(root): return _keys(_dictionary(root, 'training', '_read_curve', 'iteration'))
 def metrics_keys(root): return _keys(_dictionary(root, 'experiments', 'record', 'status'))

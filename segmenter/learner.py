@@ -71,7 +71,7 @@ class Reproducible(Callback):
         if hasattr(self.dls.train, 'set_epoch'): self.dls.train.set_epoch(epoch, *[self.cursor]*(self.cursor > 0))
         if self.cursor and self.generators: set_generators(self.generators)
 
-# %% ../nbs/32_learner.ipynb #ec311f4f
+# %% ../nbs/32_learner.ipynb #e02bdc6a
 class Scheduled(Callback):
     "Before every iteration, the learning rate that its number says."
     def __init__(self,
@@ -87,9 +87,15 @@ class Scheduled(Callback):
     @property
     def iteration(self): return (self.first_epoch + self.epoch)*len(self.dls.train) + self.iter
 
+    def before_train(self): # an epoch that is entered in its middle has a step behind it
+        cursor = getattr(self.learn, 'cursor', 0)
+        if cursor: self._set((self.first_epoch + self.epoch)*len(self.dls.train) + cursor - 1)
+
     def before_batch(self):
-        if not self.training: return
-        rate = self.schedule(self.iteration)
+        if self.training: self._set(self.iteration)
+
+    def _set(self, iteration):
+        rate = self.schedule(iteration)
         self.opt.set_hyper('lr', [rate*group.get('lr_scale', 1.) for group in self.opt.opt.param_groups])
 
 # %% ../nbs/32_learner.ipynb #a8ede3d5
@@ -207,7 +213,7 @@ def _begin_again(self:SegmentationLearner):
     mixed = getattr(self, 'mixed_precision', None)
     if mixed and not torch.is_autocast_enabled('cuda'): mixed.before_batch()
 
-# %% ../nbs/32_learner.ipynb #a627ec99
+# %% ../nbs/32_learner.ipynb #51b9c3a9
 def segmentation_learner(
     dls, # fastai `DataLoaders`, from `dataloaders`
     model, # A `Segmenter`, or the name of a variant, which is built for the data and the crop of `dls`
@@ -228,8 +234,6 @@ def segmentation_learner(
     samples:int=0, # Predictions that `validated.predictions` keeps of an evaluation
     seed:int=0, # Of everything random
     first_epoch:int=0, # Epochs that are done already
-    first_batch:int=0, # Batches of the next one that are done already
-    generators:dict|None=None, # Where the random numbers were then
     class_weights=None, # Weight of each class in the loss, `[K]`; None for the paper's, all 1
     label_smoothing:float=0., # Share of the truth given to all classes alike
     dice:float=0., # Weight of the Dice loss
@@ -240,20 +244,19 @@ def segmentation_learner(
     if isinstance(model, str): model = _model_for(dls, model, seed, pretrained)
     r = recipe_values(recipe, dict(optimizer=optimizer, weight_decay=weight_decay, layer_decay=layer_decay, warmup=warmup, clip_grad=clip_grad, ema=ema), pretrained=pretrained)
     loss = SegmentationLoss(model.config.ignore_index, class_weights, label_smoothing, dice, ohem)
-    learn = _learner(dls, model, loss, r, [Reproducible(seed, first_epoch, first_batch, generators), Scheduled(scheduler, r['warmup'], first_epoch), StopOnNonFinite(first_epoch),
-        Validated(dls.valid.dataset.dataset, eval_freq, first_epoch, samples), *[Frozen(freeze, first_epoch)]*(freeze > 0), *[WorldBatch()]*(rank_and_world()[1] > 1), *L(cbs)])
-    learn.parts = accumulate
+    learn = _learner(dls, model, loss, r, [Reproducible(seed, first_epoch), Scheduled(scheduler, r['warmup'], first_epoch), StopOnNonFinite(first_epoch),
+        Validated(dls.valid.dataset.dataset, eval_freq, first_epoch, samples), *[Frozen(freeze, first_epoch)]*(freeze > 0), *[WorldBatch()]*(rank_and_world()[1] > 1), *L(cbs)], accumulate)
     checkpoint_gradients(model, grad_checkpointing)
     return learn
 
-# %% ../nbs/32_learner.ipynb #fb66249d
-def _learner(dls, model, loss, r, cbs):
+# %% ../nbs/32_learner.ipynb #26aa2be1
+def _learner(dls, model, loss, r, cbs, parts):
     "The Learner of a loss and a recipe's values, without fastai's own log and bar."
     opt_func = lambda params, lr: OptimWrapper(opt=create_optimizer(model, r['optimizer'], lr, r['weight_decay'], r['layer_decay']))
     more = [kind(r[dial]) for dial, kind in dict(clip_grad=Clipped, ema=Averaged).items() if r[dial]]
     learn = SegmentationLearner(dls, MaskModel(model), loss, opt_func=opt_func, lr=r.get('learning_rate', 1e-3), wd_bn_bias=True, train_bn=False, cbs=[*cbs, *more])
     learn.weight = None if loss.dice or loss.mines else partial(pixel_weight, ignore_index=loss.ignore_index, class_weights=loss.class_weights)
-    learn.logger = lambda row: None
+    learn.parts, learn.logger = parts, lambda row: None
     if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
     return learn
 

@@ -140,12 +140,12 @@ class Kept(Callback):
     def stop(self):
         if rank_and_world()[1] == 1: self._save('checkpoint.pth'), self._leave()
 
-# %% ../nbs/32a_training.ipynb #0e99b251
+# %% ../nbs/32a_training.ipynb #0f1f7d3c
 @patch
 def after_train(self:Kept):
     "Checkpoint first, then log and curve."
     epoch = self.first_epoch + self.epoch
-    self._save('checkpoint.pth')
+    if getattr(self.learn, 'cursor', 0) < len(self.dls.train): self._save('checkpoint.pth') # else nothing is new
     if self.keep_every and (epoch + 1) % self.keep_every == 0: self._save(f'epoch_{epoch + 1:04d}.pth')
     self.records.append(_record(self.losses, self.rates, epoch))
     self.curve += [row | dict(iteration=epoch*len(self.losses) + row['iteration'], epoch=epoch) for row in _rows(self.losses, self.rates, len(self.losses))]
@@ -469,14 +469,14 @@ def _found(folder, p, rolled):
 # %% ../nbs/32a_training.ipynb #16293d9b
 def _scores(kept): return [r['val_mean_iou'] for r in kept.records if 'val_mean_iou' in r]
 
-# %% ../nbs/32a_training.ipynb #d813c594
+# %% ../nbs/32a_training.ipynb #e85f59e3
 def _learner_of(p, begun, kept, cbs):
     "The Learner that does what is left of a run."
     t, rank = p.settings, rank_and_world()[0]
     generators = begun.generators[rank] if rank < len(begun.generators) else None
     stops = [EarlyStop(t.patience, _scores(kept))]*bool(t.patience)
-    learn = segmentation_learner(p.dls, p.model, **_recipe(t), first_epoch=begun.epoch, first_batch=begun.batch, generators=generators,
-                                 class_weights=_class_weights(p), cbs=[kept, *stops, *cbs])
+    learn = segmentation_learner(p.dls, p.model, **_recipe(t), first_epoch=begun.epoch, class_weights=_class_weights(p), cbs=[kept, *stops, *cbs])
+    learn.reproducible.first_batch, learn.reproducible.generators = begun.batch, generators
     return learn.to_fp16() if t.amp else learn
 
 def _fit(learn, t, begun):

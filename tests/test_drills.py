@@ -50,6 +50,7 @@ def same(one, other):
     "Are two runs the same to the last bit: logs, weights, momentum?"
     assert all((one/name).read_bytes() == (other/name).read_bytes() for name in FILES)
     a, b = (load_checkpoint(folder/'checkpoint.pth') for folder in (one, other))
+    assert a['optimizer']['param_groups'] == b['optimizer']['param_groups'] and a['lr_scheduler'] == b['lr_scheduler']
     assert a['epoch'] == b['epoch'] and all(torch.equal(a['model'][k], b['model'][k]) for k in a['model'])
     momenta = [[s['momentum_buffer'] for s in f['optimizer']['state'].values()] for f in (a, b)]
     assert all(map(torch.equal, *momenta)) and len(momenta[0]) > 10
@@ -257,7 +258,7 @@ def test_ckpt_chaos_finds_nothing(stripes, tmp_path):
     chaos = pytest.importorskip('ckpt_chaos')
     shutil.copytree(Path(chaos.__file__).parent, tmp_path/'alone'/'ckpt_chaos') # it puts its own folder on the path of what it watches
     words = [f'--{k.replace("_", "-")}={v}' for k, v in asked(stripes, epochs=2, eval_freq=1).items() if k != 'progress']
-    line = [sys.executable, '-m', 'ckpt_chaos', 'run', '--max-points', '8', '--timeout', '300', '--work', 'work', '--result-file', '{out}/run/checkpoint.pth',
+    line = [sys.executable, '-m', 'ckpt_chaos', 'run', '--max-points', '8', '--timeout', '300', '--work', 'work', '--result-cmd', f'{sys.executable} {Path(__file__).with_name("run_digest.py")} {{out}}/run',
             '--fail-on', 'HARD_FAIL,SILENT_DIVERGENCE,CONTROL_FAIL,LOST_WORK', '--', Path(sys.executable).parent/'segmenter', 'train', '--log-dir', '{out}/run', *words]
     done = subprocess.run([str(w) for w in line], cwd=tmp_path, env=os.environ | dict(PYTHONPATH=str(tmp_path/'alone'), OMP_NUM_THREADS='1'), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
