@@ -150,7 +150,7 @@ class Validated(Callback):
         if due: self.predictions = _of_all(self.predictions)
         raise CancelValidException
 
-# %% ../nbs/32_learner.ipynb #bdac1d19
+# %% ../nbs/32_learner.ipynb #a6d88677
 class SegmentationLearner(Learner):
     "A `Learner` that can compute a batch in parts, and does when memory runs out."
     parts = 1 # Of a batch
@@ -163,20 +163,6 @@ class SegmentationLearner(Learner):
     def _call_one(self, event):
         for cb in self.cbs.sorted('order'):
             if event == 'after_fit' or event in vars(cb) or hasattr(type(cb), event): cb(event)
-
-    def all_batches(self):
-        self.n_iter = len(self.dl)
-        for numbered in enumerate(self._drawn(), self.cursor if self.training else 0): self.one_batch(*numbered)
-
-    def _drawn(self):
-        batches = iter(self.dl)
-        while True:
-            try: batch = next(batches)
-            except StopIteration: return
-            except RuntimeError: # workers that prepare batches are asked to stop as we are
-                if self.stopping(): self.interrupted()
-                raise
-            yield batch
 
     def _do_one_batch(self):
         if not self.training: return super()._do_one_batch()
@@ -198,6 +184,24 @@ class SegmentationLearner(Learner):
         if self.together: self.loss = self.together.mean(self.loss)
         self('after_loss')
         self._with_events(self._backward if parts == 1 else (lambda: None), 'backward', CancelBackwardException)
+
+# %% ../nbs/32_learner.ipynb #32d38b53
+@patch
+def all_batches(self:SegmentationLearner):
+    "An epoch's batches, from its cursor on."
+    self.n_iter = len(self.dl)
+    for numbered in enumerate(self._drawn(), self.cursor if self.training else 0): self.one_batch(*numbered)
+
+@patch
+def _drawn(self:SegmentationLearner):
+    batches = iter(self.dl)
+    while True:
+        try: batch = next(batches)
+        except StopIteration: return
+        except RuntimeError: # workers that prepare batches are asked to stop as we are
+            if self.stopping(): self.interrupted()
+            raise
+        yield batch
 
 # %% ../nbs/32_learner.ipynb #36a9966d
 @patch

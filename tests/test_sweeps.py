@@ -31,7 +31,7 @@ def toy(tmp_path):
     nbformat.write(nb, tmp_path/'toy.ipynb')
     return tmp_path/'toy.ipynb'
 
-def command(toy, *words): return [sys.executable, '-c', 'from segmenter.cli import main; raise SystemExit(main())', 'run', str(toy), *words, '--out', str(toy.parent/'runs')]
+def command(toy, *words): return [sys.executable, '-c', 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from segmenter.cli import main; raise SystemExit(main())', 'run', str(toy), *words, '--out', str(toy.parent/'runs')]
 
 def wait_for(condition, seconds=90):
     until = time.monotonic() + seconds
