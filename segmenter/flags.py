@@ -62,7 +62,7 @@ def _add_flag(parser, name, about, default, kind):
     parser.add_argument(*filter(None, [_SHORT.get(name), _flag(name)]), dest=name, help=about + shown,
                         required=default is Parameter.empty, default=None if default in (Parameter.empty, ()) else default, **how)
 
-# %% ../nbs/65_flags.ipynb #6524fb5a
+# %% ../nbs/65_flags.ipynb #fd8198d8
 def _themes(verb):
     "For each field of a dataclass behind `**`, the first line of the class that declares it."
     behind = [p.annotation for p in signature(verb).parameters.values() if p.kind is Parameter.VAR_KEYWORD and is_dataclass(p.annotation)]
@@ -72,6 +72,7 @@ class _Parser(argparse.ArgumentParser):
     "Refuses in one line."
     def error(self, message): raise ValueError(f'{message}; see {self.prog} --help')
 
+# %% ../nbs/65_flags.ipynb #24897029
 def verb_parser(
     verb, # A function whose parameters carry docments
     prog:str='', # What a user types to call it; '' for `segmenter` and the function's name

@@ -98,13 +98,14 @@ class Scheduled(Callback):
         rate = self.schedule(iteration)
         self.opt.set_hyper('lr', [rate*group.get('lr_scale', 1.) for group in self.opt.opt.param_groups])
 
-# %% ../nbs/32_learner.ipynb #a8ede3d5
+# %% ../nbs/32_learner.ipynb #39e41f10
 def _files(dl, i):
     "Names of the images in batch i of the epoch, where the loader can say."
     if not hasattr(dl, 'order'): return ''
     place = i*dl.batch_size
     return ', '.join(Path(str(dl.dataset.dataset.images[k])).name for k in dl.order.order()[place:place + dl.batch_size])
 
+# %% ../nbs/32_learner.ipynb #39cd2149
 class StopOnNonFinite(Callback):
     "Stop before a step that would spoil every weight."
     def __init__(self,
@@ -118,7 +119,7 @@ class StopOnNonFinite(Callback):
                 f'learning rate {self.opt.hypers[-1]["lr"]:.3g}{", images " if files else ""}{files}); the last checkpoint is intact, '
                 'lower the learning rate and continue, or allow a rollback')
 
-# %% ../nbs/32_learner.ipynb #a1df1825
+# %% ../nbs/32_learner.ipynb #8da0daa9
 def _of_all(mine):
     "What all processes have kept."
     if rank_and_world()[1] == 1: return mine
@@ -126,6 +127,7 @@ def _of_all(mine):
     torch.distributed.all_gather_object(parts, mine)
     return {key: value for part in parts for key, value in part.items()}
 
+# %% ../nbs/32_learner.ipynb #1415d996
 class Validated(Callback):
     "Instead of fastai's validation loop: mIoU by sliding windows, every few epochs and after the last."
     order = 10
@@ -150,7 +152,7 @@ class Validated(Callback):
         if due: self.predictions = _of_all(self.predictions)
         raise CancelValidException
 
-# %% ../nbs/32_learner.ipynb #a6d88677
+# %% ../nbs/32_learner.ipynb #e203db73
 class SegmentationLearner(Learner):
     "A `Learner` that can compute a batch in parts, and does when memory runs out."
     parts = 1 # Of a batch
@@ -173,17 +175,20 @@ class SegmentationLearner(Learner):
         self._with_events(self._step, 'step', CancelStepException)
         self.opt.zero_grad()
 
-    def _gradients(self, parts):
-        model, loss, whole = self.together.parts() if self.together else (self.model, self.loss_func, None)
-        if parts == 1:
-            self.pred = model(*self.xb)
-            self('after_pred')
-            self.loss_grad = loss(self.pred, *self.yb)
-            self.loss = self.loss_grad.clone()
-        else: self.loss_grad = self.loss = accumulate(model, self.loss_func if self.weight else loss, *self.xb, *self.yb, parts, self.weight, whole, self._backward_part)
-        if self.together: self.loss = self.together.mean(self.loss)
-        self('after_loss')
-        self._with_events(self._backward if parts == 1 else (lambda: None), 'backward', CancelBackwardException)
+# %% ../nbs/32_learner.ipynb #472b6647
+@patch
+def _gradients(self:SegmentationLearner, parts):
+    "Loss and gradients of the batch, in so many parts; of the world's batch, where several processes train."
+    model, loss, whole = self.together.parts() if self.together else (self.model, self.loss_func, None)
+    if parts == 1:
+        self.pred = model(*self.xb)
+        self('after_pred')
+        self.loss_grad = loss(self.pred, *self.yb)
+        self.loss = self.loss_grad.clone()
+    else: self.loss_grad = self.loss = accumulate(model, self.loss_func if self.weight else loss, *self.xb, *self.yb, parts, self.weight, whole, self._backward_part)
+    if self.together: self.loss = self.together.mean(self.loss)
+    self('after_loss')
+    self._with_events(self._backward if parts == 1 else (lambda: None), 'backward', CancelBackwardException)
 
 # %% ../nbs/32_learner.ipynb #32d38b53
 @patch
