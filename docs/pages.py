@@ -229,7 +229,9 @@ def beyond_paper(root): return _rows(root, lambda place: not SECTION.search(plac
 def symbol_index(root):
     "Every public symbol by name."
     doors = {k.arg: ast.literal_eval(k.value) for k in _assigned(root, '__init__', '_DOORS').keywords}
-    rows = [(s.link + (f' `sg.{s.name}`' if doors.get(s.name) == s.module else ''), s.doc, f'[{s.module}]({s.chapter}.ipynb)')
+    homes = {(s.name, s.module) for s in symbols(root)}
+    behind = lambda s: doors.get(s.name) == s.module or s.name in doors and (s.name, doors[s.name]) not in homes # opened from elsewhere
+    rows = [(s.link + (f' `sg.{s.name}`' if behind(s) else ''), s.doc, f'[{s.module}]({s.chapter}.ipynb)')
             for s in sorted(symbols(root), key=lambda s: (s.name.lower(), s.module))]
     return _table(['symbol', 'what it is', 'module'], rows)
 

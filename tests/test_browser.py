@@ -1,5 +1,5 @@
 "One page that needs nothing else."
-import os, re, shutil
+import re
 from dataclasses import replace
 import numpy as np, pytest
 from PIL import Image
@@ -29,20 +29,14 @@ def test_names_cannot_break_the_page(data, tmp_path):
     page = write_page(evil, tmp_path/'p.html').read_text(encoding='utf-8')
     assert page.count('<script>') == 1 and '<b>' not in page and '&lt;b&gt;' in page
 
-def test_the_filter_works_in_a_browser(data, tmp_path):
-    playwright = pytest.importorskip('playwright.sync_api')
-    page_file = write_page(data, tmp_path/'p.html')
-    found = shutil.which('chromium') or shutil.which('google-chrome')
-    if not found and not os.environ.get('SEGMENTER_REQUIRE_BROWSER'): pytest.skip('no browser is installed: apt-get install chromium')
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=found, args=['--no-sandbox'])
-        page = browser.new_page()
-        page.goto(page_file.as_uri())
-        page.get_by_role('button', name='car').click()
-        assert page.locator('figure:visible').count() == 1 and page.locator('output').inner_text() == '1 of 3 images'
-        page.get_by_role('button', name='car').click()
-        assert page.locator('figure:visible').count() == 3
-        browser.close()
+def test_the_filter_works_in_a_browser(data, tmp_path, browser):
+    page = browser.new_page()
+    page.goto(write_page(data, tmp_path/'p.html').as_uri())
+    page.get_by_role('button', name='car').click()
+    assert page.locator('figure:visible').count() == 1 and page.locator('output').inner_text() == '1 of 3 images'
+    page.get_by_role('button', name='car').click()
+    assert page.locator('figure:visible').count() == 3
+    page.close()
 
 def test_a_split_without_labels_and_a_limit(data, tmp_path):
     page = write_page(replace(data, labels=None), tmp_path/'p.html', limit=2).read_text(encoding='utf-8')

@@ -33,13 +33,15 @@ def watched(folder, points, settings):
     return train(folder, cbs=points, **settings)
 
 def _forked(result, folder, kill, settings):
+    multiprocessing.set_start_method('fork', force=True) # for the loader's workers, as in a command that a user types
     points = Points(kill)
     watched(folder, points, settings)
     result.put(points.n)
 
 def in_a_process(folder, kill, settings):
     "Exit code of a run in a process of its own, and the points it passed."
-    context = multiprocessing.get_context('fork')
+    context = multiprocessing.get_context('forkserver') # not a fork of this process, whose autograd may have started threads
+    context.set_forkserver_preload(['segmenter.training'])
     result = context.SimpleQueue()
     process = context.Process(target=_forked, args=(result, folder, kill, settings))
     process.start()
@@ -182,7 +184,8 @@ def _holds(folder, ready, end):
 
 def test_a_second_run_on_a_folder_is_refused_and_a_dead_one_is_no_obstacle(finished):
     folder, settings, _ = finished
-    context = multiprocessing.get_context('fork')
+    context = multiprocessing.get_context('forkserver') # not a fork of this process, whose autograd may have started threads
+    context.set_forkserver_preload(['segmenter.training'])
     ready, end = context.Event(), context.Event()
     other = context.Process(target=_holds, args=(folder, ready, end))
     other.start()

@@ -1,5 +1,5 @@
 "The page to look around in: right to its stated error, small enough, offline, for mouse, finger and keyboard."
-import base64, importlib.util, os, re, shutil, zlib
+import base64, importlib.util, re, zlib
 import numpy as np, pytest, torch
 from PIL import Image
 from golden import golden_model
@@ -106,16 +106,6 @@ def test_the_chapter_holds_a_page_that_the_site_can_show(root):
     assert page.startswith('<!doctype html>') and not re.search(r'https?:', page)
 
 # ---- In a browser
-
-@pytest.fixture(scope='module')
-def browser():
-    playwright = pytest.importorskip('playwright.sync_api')
-    found = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-    if not found and not os.environ.get('SEGMENTER_REQUIRE_BROWSER'): pytest.skip('no browser is installed: apt-get install chromium')
-    with playwright.sync_playwright() as p:
-        opened = p.chromium.launch(executable_path=found, args=['--no-sandbox', '--disable-dev-shm-usage'])
-        yield opened
-        opened.close()
 
 class Visitor:
     "A reader of the page; whatever the console complains about is kept."
