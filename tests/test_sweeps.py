@@ -45,11 +45,12 @@ def state(toy, kind, seed=0):
 
 def test_of_four_runs_one_killed_and_one_failing_the_same_line_finishes_all(toy, capfd):
     line = command(toy, '--point', 'kind=slow', '--point', 'kind=bad', '--point', 'kind=good', '--point', 'kind=good seed=1', '--jobs', '2')
-    sweep = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    pid = toy.parent/'runs'/'toy_kind-slow_s0'/'pid'
-    wait_for(lambda: pid.exists() and pid.read_text())
+    pid, log = toy.parent/'runs'/'toy_kind-slow_s0'/'pid', toy.parent/'said.txt'
+    with log.open('w') as f: sweep = subprocess.Popen(line, stdout=f, stderr=subprocess.STDOUT)
+    wait_for(lambda: pid.exists() and pid.read_text() and 'slow at work' in log.read_text()) # what a run prints is passed on while it runs
     os.kill(int(pid.read_text()), signal.SIGKILL)
-    said = sweep.communicate(timeout=180)[0]
+    sweep.wait(180)
+    said = log.read_text()
     assert sweep.returncode == 1
     assert 'toy_kind-slow_s0 | slow at work, again False' in said and 'toy_s1 | good at work' in said and 'loss is nan at iteration 7' in said
     table = list_runs(toy.parent/'runs').set_index('run_id').status
