@@ -8,8 +8,8 @@
 __all__ = ['FLIPS', 'normalize', 'denormalize', 'eval_resize', 'train_pipeline', 'val_pipeline', 'SegmentationDataset',
            'EpochSampler', 'SegmentationLoader', 'dataloaders']
 
-# %% ../nbs/14_pipelines.ipynb #cbeb689d
-import warnings
+# %% ../nbs/14_pipelines.ipynb #2cc40c43
+import pickle, warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -128,7 +128,7 @@ class _Draw(NamedTuple):
     index:int # Of the image
     again:int=0 # How often the epoch has drawn it before
 
-# %% ../nbs/14_pipelines.ipynb #d13c27ee
+# %% ../nbs/14_pipelines.ipynb #1a8e1634
 class SegmentationDataset(torch.utils.data.Dataset):
     "The pairs of a `Dataset`, sent through a pipeline; what is random depends on (seed, epoch, index) alone."
     def __init__(self,
@@ -144,6 +144,11 @@ class SegmentationDataset(torch.utils.data.Dataset):
         self.foreign = any(type(t).__module__.split('.')[0] not in ('mmcv', 'mmseg', __name__.split('.')[0]) for t in self.transforms)
 
     def __len__(self): return len(self.dataset)
+    def __getstate__(self): return pickle.dumps(self.__dict__)
+
+    def __setstate__(self, state): # in a worker that was not forked, nobody has imported mmseg yet
+        import_mmseg()
+        self.__dict__.update(pickle.loads(state))
 
     def _item(self, draw):
         "A sample after the transforms, still in bytes."

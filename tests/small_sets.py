@@ -1,4 +1,4 @@
-"A web server with moods, and small archives in the layouts of the paper's data sets."
+"A web server with moods, small archives in the layouts of the paper's data sets, a set of stripes, and a notebook to run."
 import hashlib, io, tarfile, threading, zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
@@ -92,3 +92,26 @@ class Full:
 def fill_disk(monkeypatch, module, room):
     def limited(path, mode='r', *args, **kwargs): return Full(open(path, mode), room) if 'w' in mode or 'a' in mode else open(path, mode, *args, **kwargs)
     monkeypatch.setattr(module, 'open', limited, raising=False)
+
+def make_stripes(root, n_train=10, n_val=3, void=()):
+    "A tiny data set in an any-folder layout: stripes of three kinds; the images numbered in `void` have few labels."
+    rng = np.random.default_rng(0)
+    for split, n in (('train', n_train), ('val', n_val)):
+        for part in ('images', 'annotations'): (root/part/split).mkdir(parents=True)
+        for i in range(n):
+            labels = np.repeat(rng.integers(0, 3, 4), 12)[:, None].repeat(48, 1).astype(np.uint8)
+            image = np.stack([labels*90 + rng.integers(0, 20, labels.shape, dtype=np.uint8)]*3, -1)
+            if i in void: labels[6:] = 255
+            Image.fromarray(image).save(root/'images'/split/f'{i}.png')
+            Image.fromarray(labels).save(root/'annotations'/split/f'{i}.png')
+    (root/'classes.txt').write_text('low\nmiddle\nhigh\n')
+    return root
+
+def make_notebook(path, *cells):
+    "A notebook whose first cell holds the dials."
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+    nb = new_notebook(cells=[new_code_cell(c) for c in cells], metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
+    nb.cells[0].metadata.tags = ['parameters']
+    nbformat.write(nb, path)
+    return path

@@ -3,29 +3,15 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from fastai.callback.core import Callback
-from PIL import Image
 from segmenter.checkpoints import load_checkpoint
 from segmenter.distributed import SLURM_SCRIPT, Processes, free_port, launch
 from segmenter.training import read_log, train
+from small_sets import make_stripes
 
 BIN = Path(sys.executable).parent
 
-def make_stripes(root, n_train=10, n_val=3):
-    "A tiny data set in an any-folder layout; two images are nearly void."
-    rng = np.random.default_rng(0)
-    for split, n in (('train', n_train), ('val', n_val)):
-        for part in ('images', 'annotations'): (root/part/split).mkdir(parents=True)
-        for i in range(n):
-            labels = np.repeat(rng.integers(0, 3, 4), 12)[:, None].repeat(48, 1).astype(np.uint8)
-            image = np.stack([labels*90 + rng.integers(0, 20, labels.shape, dtype=np.uint8)]*3, -1)
-            if i in (0, 3): labels[6:] = 255
-            Image.fromarray(image).save(root/'images'/split/f'{i}.png')
-            Image.fromarray(labels).save(root/'annotations'/split/f'{i}.png')
-    (root/'classes.txt').write_text('low\nmiddle\nhigh\n')
-    return root
-
 @pytest.fixture(scope='module')
-def stripes(tmp_path_factory): return make_stripes(tmp_path_factory.mktemp('stripes'))
+def stripes(tmp_path_factory): return make_stripes(tmp_path_factory.mktemp('stripes'), void=(0, 3))
 
 SMALL = dict(backbone='vit_tiny_patch16_384', patch_size=8, embed_dim=32, depth=1, n_heads=2, crop_size=32, im_size=48, batch_size=4, decoder_depth=1,
              learning_rate=.01, eval_freq=100, device='cpu', samples=2)

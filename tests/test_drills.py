@@ -7,13 +7,14 @@ from segmenter.checkpoints import load_checkpoint, load_model, read_variant
 from segmenter.guards import file_digest
 from segmenter.safekeeping import REQUEUE, Preempted, locked
 from segmenter.training import read_log, train
-from test_distributed import SMALL, make_stripes
+from small_sets import make_stripes
+from test_distributed import SMALL
 
 EVENTS = 'before_batch', 'after_loss', 'after_step', 'after_batch', 'before_validate', 'after_epoch'
 FILES = 'log.txt', 'log.csv', 'curves.csv'
 
 @pytest.fixture(scope='module')
-def stripes(tmp_path_factory): return make_stripes(tmp_path_factory.mktemp('stripes'))
+def stripes(tmp_path_factory): return make_stripes(tmp_path_factory.mktemp('stripes'), void=(0, 3))
 
 def asked(stripes, **more): return dict(SMALL, dataset=str(stripes), epochs=3, eval_freq=2, checkpoint_every=2, progress=False) | more
 
@@ -233,7 +234,7 @@ def test_checkpoints_that_stay_and_the_keys_of_the_authors(stripes, tmp_path):
     assert list(load_checkpoint(tmp_path/'run'/'checkpoint.pth')) == ['model', 'optimizer', 'n_cls', 'lr_scheduler', 'epoch', 'segmenter_state']
 
 def test_other_images_than_before_are_refused(stripes, tmp_path):
-    data = make_stripes(tmp_path/'data')
+    data = make_stripes(tmp_path/'data', void=(0, 3))
     class Cut(Callback):
         def before_batch(self):
             if self.training and self.scheduled.iteration == 2: raise KeyboardInterrupt

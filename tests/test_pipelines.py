@@ -91,6 +91,13 @@ def test_two_workers_and_none_give_the_same_batches(streets, epoch):
         batches.append(list(dls.train))
     assert same(*batches) and [len(x) for x, _ in batches[0]] == [3, 3, 1]
 
+@pytest.mark.parametrize('start', ['forkserver', 'spawn'])
+def test_workers_need_not_be_forked(streets, start):
+    "As on macOS, and with Python 3.14 everywhere."
+    dls = loaders(streets, num_workers=1)
+    dls.train.multiprocessing_context = start
+    assert same(list(loaders(streets).train), list(dls.train))
+
 def test_an_epoch_is_the_same_after_other_epochs_and_peeks(streets):
     dls = loaders(streets)
     first = list(dls.train)

@@ -1,8 +1,7 @@
 "Recipes, and every flag of `segmenter train` exercised."
 from dataclasses import fields, replace
-import numpy as np, pytest, torch
+import pytest, torch
 from fastai.callback.core import Callback
-from PIL import Image
 from segmenter import cli
 from segmenter.checkpoints import load_checkpoint
 from segmenter.datasets import load_dataset
@@ -12,20 +11,12 @@ from segmenter.model import create_model
 from segmenter.pipelines import dataloaders
 from segmenter.recipes import RECIPES, recipe_values
 from segmenter.settings import StepSettings, TrainSettings
+from small_sets import make_stripes
 
 TINY = dict(backbone='vit_tiny_patch16_384', patch_size=4, embed_dim=48, depth=2, n_classes=17, image_size=64, decoder_depth=1, drop_path_rate=0.)
 
 @pytest.fixture(scope='module')
-def stripes(tmp_path_factory):
-    root, rng = tmp_path_factory.mktemp('stripes'), np.random.default_rng(0)
-    for split, n in (('train', 4), ('val', 2)):
-        for part in ('images', 'annotations'): (root/part/split).mkdir(parents=True)
-        for i in range(n):
-            labels = np.repeat(rng.integers(0, 3, 4), 12)[:, None].repeat(48, 1).astype(np.uint8)
-            Image.fromarray(np.stack([labels*90 + rng.integers(0, 20, labels.shape, dtype=np.uint8)]*3, -1)).save(root/'images'/split/f'{i}.png')
-            Image.fromarray(labels).save(root/'annotations'/split/f'{i}.png')
-    (root/'classes.txt').write_text('low\nmiddle\nhigh\n')
-    return root
+def stripes(tmp_path_factory): return make_stripes(tmp_path_factory.mktemp('stripes'), 4, 2)
 
 @pytest.fixture(scope='module')
 def tiles(): return [(d := load_dataset('landcover', split)) and replace(d, images=d.images[8:8+n], labels=d.labels[8:8+n]) for split, n in (('train', 8), ('val', 2))]

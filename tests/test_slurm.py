@@ -1,11 +1,11 @@
 "The cluster, without one: submitit's local and debug executors, a made-up sbatch, and the script it is given."
 import json, os, signal, time
-import nbformat, pytest
-from nbformat.v4 import new_code_cell, new_notebook
+import pytest
 pytest.importorskip('submitit')
 from segmenter import cli
 from segmenter.slurm import SlurmSettings, batch_script, submit_sweep
 from segmenter.sweeps import plan_sweep
+from small_sets import make_notebook
 
 DIALS = '''profile: str = "toy" # Label of the row
 kind: str = "good"     # good, bad (fails), slow (waits until it is pre-empted)
@@ -22,11 +22,7 @@ if kind == 'slow' and not again: time.sleep(120)
 run.record(mIoU=10. + seed, n_images=1)['status']'''
 
 @pytest.fixture
-def toy(tmp_path):
-    nb = new_notebook(cells=[new_code_cell(c) for c in (DIALS, BODY)], metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
-    nb.cells[0].metadata.tags = ['parameters']
-    nbformat.write(nb, tmp_path/'toy.ipynb')
-    return tmp_path/'toy.ipynb'
+def toy(tmp_path): return make_notebook(tmp_path/'toy.ipynb', DIALS, BODY)
 
 def state(folder): return json.loads((folder/'metrics.json').read_text())
 

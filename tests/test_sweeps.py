@@ -1,12 +1,12 @@
 "Sweeps: checked as a whole, run some at a time, killed, failing, interrupted, and finished by the same line."
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-import nbformat, pytest
-from nbformat.v4 import new_code_cell, new_notebook
+import pytest
 from segmenter import cli
 from segmenter.experiments import list_runs
 from segmenter.registry import read_runs
 from segmenter.sweeps import _cards, _environment, plan_sweep, read_point, read_sweep, run_sweep, show_sweep
+from small_sets import make_notebook
 
 DIALS = '''profile: str = "toy" # Label of the row
 kind: str = "good"     # good, slow (waits the first time) or bad (fails the first time)
@@ -25,11 +25,7 @@ if kind == 'bad' and not again: raise FloatingPointError('loss is nan at iterati
 run.record(mIoU=10. + seed, n_images=1, data_hash='abc')['status']'''
 
 @pytest.fixture
-def toy(tmp_path):
-    nb = new_notebook(cells=[new_code_cell(c) for c in (DIALS, BODY)], metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
-    nb.cells[0].metadata.tags = ['parameters']
-    nbformat.write(nb, tmp_path/'toy.ipynb')
-    return tmp_path/'toy.ipynb'
+def toy(tmp_path): return make_notebook(tmp_path/'toy.ipynb', DIALS, BODY)
 
 def command(toy, *words): return [sys.executable, '-c', 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from segmenter.cli import main; raise SystemExit(main())', 'run', str(toy), *words, '--out', str(toy.parent/'runs')]
 

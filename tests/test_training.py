@@ -5,19 +5,10 @@ from fastai.callback.core import Callback
 from PIL import Image
 from segmenter.checkpoints import load_checkpoint, load_model, read_variant
 from segmenter.training import TrainSettings, train
+from small_sets import make_stripes
 
 @pytest.fixture(scope='module')
-def tree(tmp_path_factory):
-    "A tiny data set of stripes in an any-folder layout."
-    root, rng = tmp_path_factory.mktemp('stripes'), np.random.default_rng(0)
-    for split, n in (('train', 6), ('val', 2)):
-        for part in ('images', 'annotations'): (root/part/split).mkdir(parents=True)
-        for i in range(n):
-            labels = np.repeat(rng.integers(0, 3, 4), 12)[:, None].repeat(48, 1).astype(np.uint8)
-            Image.fromarray(np.stack([labels*90 + rng.integers(0, 20, labels.shape, dtype=np.uint8)]*3, -1)).save(root/'images'/split/f'{i}.png')
-            Image.fromarray(labels).save(root/'annotations'/split/f'{i}.png')
-    (root/'classes.txt').write_text('low\nmiddle\nhigh\n')
-    return root
+def tree(tmp_path_factory): return make_stripes(tmp_path_factory.mktemp('stripes'), 6, 2)
 
 def asked(tree, **other):
     return dict(dataset=str(tree), backbone='vit_tiny_patch16_384', patch_size=8, embed_dim=32, depth=1, crop_size=32, im_size=48, batch_size=4,
