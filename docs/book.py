@@ -2,9 +2,10 @@
 
 Stored pictures are reduced to 256 colours, which keeps a chapter small and is hardly seen. A chapter remembers of which code
 its outputs are (`outputs_of` in the notebook's metadata); `python docs/book.py --stamp NAME …` only writes that down, for
-whoever has just run a chapter in another way.
+whoever has just run a chapter in another way. `python docs/book.py --colab` gives the tour and the tutorials their link to
+Colab and the hidden cell that sets Colab up, both from `settings.ini`.
 """
-import base64, hashlib, io, json, os, re, subprocess, sys
+import base64, configparser, hashlib, io, json, os, re, subprocess, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +23,46 @@ def stamp(path):
     notebook = json.loads(Path(path).read_text(encoding='utf-8'))
     notebook['metadata']['outputs_of'] = source_digest(notebook)
     Path(path).write_text(json.dumps(notebook, sort_keys=True, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+
+# ---- Tutorials
+
+TUTORIALS = ['your_own_data', 'released_weights', 'reading_attention'] # In the order of the sidebar, and of the map on the front page
+
+def tutorials(root=ROOT): return [root/'nbs'/'00_tour.ipynb', *sorted((root/'nbs'/'tutorials').glob('*.ipynb'))]
+
+def facts(root=ROOT):
+    "What `settings.ini` says."
+    config = configparser.ConfigParser(delimiters=['='])
+    config.read(root/'settings.ini', encoding='utf-8')
+    return config['DEFAULT']
+
+def colab_link(path, root=ROOT):
+    "The line of a notebook's first cell that opens it in Colab."
+    said = facts(root)
+    place = said['git_url'].removeprefix('https://github.com/').strip('/')
+    return f"[Open in Colab](https://colab.research.google.com/github/{place}/blob/{said['branch']}/{path.relative_to(root).as_posix()})"
+
+def colab_cell(root=ROOT):
+    "The hidden cell behind it; anywhere but on Colab it does nothing."
+    said = facts(root)
+    what = [f"git+{said['git_url']}", f"--no-deps {' '.join(said['landcover_requirements'].split())}"]
+    return ("#| hide\nimport sys\nif 'google.colab' in sys.modules: # Colab starts bare: the package, then the land-cover data, which bring no code of their own\n"
+            f"    for what in {what}: get_ipython().system(f'pip install -q {{what}}')")
+
+def colab(path, root=ROOT):
+    "Give a notebook link and cell; those it has are replaced."
+    notebook = json.loads(path.read_text(encoding='utf-8'))
+    fresh, (title, *cells) = notebook['metadata'].get('outputs_of') == source_digest(notebook), notebook['cells']
+    lines = [line for line in ''.join(title['source']).splitlines() if not line.startswith('[Open in Colab]')]
+    title['source'] = ('\n'.join(lines).rstrip() + '\n\n' + colab_link(path, root)).splitlines(True)
+    cells = [cell for cell in cells if 'google.colab' not in ''.join(cell['source'])]
+    source = colab_cell(root)
+    setup = dict(cell_type='code', execution_count=None, id=hashlib.sha1(source.encode()).hexdigest()[:8], metadata={}, outputs=[], source=source.splitlines(True))
+    notebook['cells'] = [title, setup, *cells]
+    if fresh: notebook['metadata']['outputs_of'] = source_digest(notebook) # the cell has no output
+    path.write_text(json.dumps(notebook, sort_keys=True, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+
+# ---- The book
 
 def chapters(names=()):
     "Notebooks of the book by name, in reading order."
@@ -53,6 +94,9 @@ def tool(name, *args): subprocess.run([Path(sys.executable).with_name(name), *ar
 def main(names):
     if '--stamp' in names:
         for path in chapters([name for name in names if name != '--stamp']): stamp(path)
+        return
+    if '--colab' in names:
+        for path in tutorials(): colab(path)
         return
     for path in chapters(names):
         print(path.stem, flush=True)

@@ -272,7 +272,7 @@ def checkpoint_keys(root):
 def variant_groups(root):
     part = lambda key, without=None: _dictionary(root, 'checkpoints', 'variant_of', key, without)
     model = {'net_kwargs': part('d_model'), 'net_kwargs, decoder': {**part('name'), **part('n_layers', 'd_model')}, 'inference_kwargs': part('window_stride')}
-    whole, run = _dictionary(root, 'checkpoints', 'variant_of', 'net_kwargs'), _dictionary(root, 'training', '_variant', 'algorithm_kwargs')
+    whole, run = _dictionary(root, 'checkpoints', 'variant_of', 'net_kwargs'), _dictionary(root, 'run_files', '_variant', 'algorithm_kwargs')
     groups = {**model, **{key: _entries(value) for key, value in run.items() if _entries(value)}}
     rows = [('its `decoder`; the last three with the mask transformer' if ',' in name else f'`{name}`', _keys(entries)) for name, entries in groups.items()]
     rows.append(('`segmenter`', 'our own description of the model, every field of `ModelConfig`; the authors\' code ignores it'))
@@ -280,10 +280,10 @@ def variant_groups(root):
     return _table(['group', 'keys'], rows)
 
 def log_keys(root):
-    return _table(['when', 'keys'], [('after training an epoch', _keys(_dictionary(root, 'training', '_record', 'train_loss'))),
-                                     ('after validating it', _keys(_dictionary(root, 'training', 'after_epoch', 'val_mean_iou')))])
+    return _table(['when', 'keys'], [('after training an epoch', _keys(_dictionary(root, 'run_files', '_record', 'train_loss'))),
+                                     ('after validating it', _keys(_dictionary(root, 'run_files', 'after_epoch', 'val_mean_iou')))])
 
-def curve_columns(root): return _keys(_dictionary(root, 'training', '_read_curve', 'iteration'))
+def curve_columns(root): return _keys(_dictionary(root, 'run_files', '_read_curve', 'iteration'))
 def metrics_keys(root): return _keys(_dictionary(root, 'experiments', 'record', 'status'))
 def row_columns(root): return _keys(_literal(root, 'experiments', 'COLUMNS'))
 def scores_keys(root): return _keys(_dictionary(root, 'evaluate', '_authors_scores', 'mean_iou'))
@@ -418,10 +418,10 @@ def slug(text): return re.sub(r'\s+', '-', re.sub(r'[^\w\s-]', '', text.lower())
 def anchors(root):
     "Every place a link may lead to: file from nbs/, or page, to its anchors."
     found = {f'{c.stem}.ipynb': {s.name.lower() for s in symbols(root) if s.chapter == c.stem and not s.constant} for c in chapters(root)}
-    for path in (root/'nbs').glob('*.ipynb'):
+    for path in [*(root/'nbs').glob('*.ipynb'), *(root/'nbs'/'tutorials').glob('*.ipynb')]:
         cells = json.loads(path.read_text(encoding='utf-8'))['cells']
         heads = [h for c in cells if c['cell_type'] == 'markdown' for h in re.findall(r'^#{2,4} (.+)$', ''.join(c['source']), re.M)]
-        found.setdefault(path.name, set()).update(map(slug, heads))
+        found.setdefault(path.relative_to(root/'nbs').as_posix(), set()).update(map(slug, heads))
     for path in (root/'docs'/'reference').glob('*.md'): found[f'{path.stem}.html'] = {slug(h) for h in re.findall(r'^#{2,4} (.+)$', path.read_text(encoding='utf-8'), re.M)}
     return found
 

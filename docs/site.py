@@ -14,15 +14,15 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-import render
+import book as chapters, render
 ROOT = HERE.parent
 THEME = HERE/'theme'
 escape = html.escape
 
-# The sidebar: group, and which notebooks belong to it by folder and number.
+# The sidebar: group, and which notebooks belong to it by folder and number; index and tour have none.
 GROUPS = [
-    ('Start', lambda folder, number: folder == '' and number < 1),
-    ('The model', lambda folder, number: folder == '' and 1 <= number < 10),
+    ('Start', lambda folder, number: folder == '' and number < 0),
+    ('The model', lambda folder, number: folder == '' and number < 10),
     ('Training and evaluation', lambda folder, number: folder == '' and 10 <= number < 60),
     ('Tutorials', lambda folder, number: folder == 'tutorials'),
     ('Experiments', lambda folder, number: folder == 'experiments' or folder == '' and 60 <= number < 65),
@@ -47,9 +47,9 @@ def page_name(path):
     return ('run_' if path.parent.name == 'experiments' else '') + re.sub(r'^\d+[a-z]?_', '', path.stem)
 
 def _group(path, nbs):
-    "A notebook's place in the sidebar; the index has no number and comes first."
+    "A notebook's place in the sidebar."
     folder = path.relative_to(nbs).parts[0] if path.parent != nbs else ''
-    number = 0 if path.stem == 'index' else int((re.match(r'\d+', path.stem) or ['99'])[0])
+    number = -1 if path.stem in ('index', '00_tour') else int((re.match(r'\d+', path.stem) or ['99'])[0])
     return next(name for name, belongs in GROUPS if belongs(folder, number))
 
 def _opening(cells, path):
@@ -80,7 +80,8 @@ def _generated(root):
 def find_pages(root):
     "Every page in the order of the sidebar."
     notebooks = [p for p in (root/'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(root).parts)]
-    key = lambda path: (path.parent != root/'nbs', path.stem != 'index', path.relative_to(root).as_posix())
+    late = lambda path: chapters.TUTORIALS.index(path.stem) if path.stem in chapters.TUTORIALS else len(chapters.TUTORIALS)
+    key = lambda path: (path.parent != root/'nbs', path.stem != 'index', late(path), path.relative_to(root).as_posix())
     pages = [_notebook(path, root) for path in sorted(notebooks, key=key)] + _generated(root)
     twice = {p.name for p in pages if [q.name for q in pages].count(p.name) > 1}
     if twice: raise ValueError(f'two pages would be called {", ".join(sorted(twice))}; rename one of the notebooks')
@@ -97,7 +98,7 @@ class Book:
         self.root, self.facts = root, config['DEFAULT']
         self.lib, self.blob = self.facts['lib_name'], f"{self.facts['git_url']}/blob/{self.facts['branch']}/"
         self.pages = find_pages(root)
-        self.files = {page.source: page.name + '.html' for page in self.pages if page.source}
+        self.files = {page.source or f'docs/reference/{page.name}.md': page.name + '.html' for page in self.pages}
         self.pictures, self.anchors, self.names = {}, {}, {}
         self.writer = render.Writer(self._symbols(), self._link)
 
@@ -237,8 +238,8 @@ def plain(page, book):
     for cell in page.cells:
         says, text = render.directives(cell['source']), render.bare(cell['source'])
         if 'hide' in says or 'default_exp' in says or not text.strip(): continue
-        if cell['cell_type'] == 'markdown': parts.append(re.sub(r'\]\(([\w./-]*/)?(?:\d+[a-z]?_)?(\w+)\.ipynb',
-            lambda m: f"]({'run_' if (m[1] or '').endswith('experiments/') else ''}{m[2]}.html.md", text))
+        if cell['cell_type'] == 'markdown': parts.append(re.sub(r'\]\((?:([\w./-]*/)?(?:\d+[a-z]?_)?(\w+)\.ipynb|[\w./-]*docs/reference/(\w+)\.md)',
+            lambda m: f"]({'run_' if (m[1] or '').endswith('experiments/') else ''}{m[2] or m[3]}.html.md", text))
         elif not render._off(says, 'echo'): parts.append(f'```python\n{text}\n```')
         if says.get('fig-cap'): parts.append(f'*Figure: {says["fig-cap"]}*')
         for o in cell.get('outputs', []):

@@ -13,13 +13,13 @@ __all__ = ['imagenet_images', 'imagenet_view', 'Accuracy', 'imagenet_accuracy']
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/24_accuracy.ipynb #f3784dc6
+# %% ../nbs/24_accuracy.ipynb #8512d711
 import numpy as np
 import torch
-from .calibration import _at_rest
 from .encoder import find_normalization
 from .metrics import rank_and_world, sum_over_processes
 from .pairs import read_image
+from .predict import evaluating
 
 # %% ../nbs/24_accuracy.ipynb #e508cff6
 def _synsets():
@@ -88,7 +88,7 @@ def _encoder_facts(encoder):
     if size[0] != size[1]: raise ValueError(f'an encoder for images of {size[0]}×{size[1]} pixels: ImageNet is measured on squares')
     return n_classes, size[0]
 
-# %% ../nbs/24_accuracy.ipynb #52df1bc4
+# %% ../nbs/24_accuracy.ipynb #f877f70a
 @torch.inference_mode()
 def imagenet_accuracy(
     encoder, # From `create_encoder`, pretrained, with its head
@@ -107,8 +107,8 @@ def imagenet_accuracy(
     if limit: chosen = [chosen[i*len(chosen)//limit] for i in range(min(limit, len(chosen)))] if limit < len(chosen) else chosen
     images, targets = zip(*chosen)
     loader = torch.utils.data.DataLoader(_Pictures(images[rank::world], targets[rank::world], size, normalization), batch_size, num_workers=num_workers)
-    counts = torch.zeros(3, dtype=torch.int64) # first, among five, all
-    with _at_rest(encoder) as device:
+    counts, device = torch.zeros(3, dtype=torch.int64), next(encoder.parameters()).device # first, among five, all
+    with evaluating(encoder):
         for x, y in tqdm(loader, unit='batch', disable=not progress or rank > 0):
             with torch.autocast(device.type, enabled=device.type == 'cuda'): logits = encoder(x.to(device))
             ranks = _ranks(logits.float(), y.to(device))

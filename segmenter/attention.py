@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from .guards import atomic_write, lookup, writable_folder
 from .patches import pad_to_patches
-from .predict import _as_image, _evaluating, class_list_of, make_views, protocol_for
+from .predict import _as_image, evaluating, class_list_of, make_views, protocol_for
 from .encoder import encode, find_normalization
 
 # %% ../nbs/40_attention.ipynb #6fd6b880
@@ -160,7 +160,7 @@ def read_attention(
         return hook
     try:
         for layer, module in modules.items(): handles.append(module.register_forward_pre_hook(listen(layer), with_kwargs=True))
-        with _evaluating(model): model.masks(view)
+        with evaluating(model): model.masks(view)
     finally:
         for handle in handles: handle.remove()
     return {layer: heard[layer] for layer in modules}
@@ -297,7 +297,7 @@ def show_features(
     import matplotlib.pyplot as plt
     view, picture = model_view(model, image, **how)
     grid = next(iter(read_attention(model, view, [0]).values())).grid
-    with torch.no_grad(), _evaluating(model): tokens = encode(model.encoder, pad_to_patches(view, model.patch_size))[0]
+    with torch.no_grad(), evaluating(model): tokens = encode(model.encoder, pad_to_patches(view, model.patch_size))[0]
     along = principal_components(tokens)
     low, high = np.quantile(along, (.02, .98), axis=0)
     colours = ((along - low)/np.maximum(high - low, 1e-9)).clip(0, 1).reshape(*grid, 3)

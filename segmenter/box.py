@@ -72,7 +72,7 @@ def put_in_box(
     run = Path(run)
     metrics, model = _finished(run), load_model(run/checkpoint)
     size = sum(value.numel()*value.element_size() for value in model.state_dict().values())
-    if size > _LIMIT: raise ValueError(f'{size/1e6:.1f} MB of weights are too many for the package, which takes {_LIMIT/1e6:g} MB; share them with save_package')
+    if size > _LIMIT: raise ValueError(f'{size/1e6:.1f} MB of weights are too many for the package, which takes {_LIMIT/1e6:g} MB; share them with save_pretrained')
     data = load_dataset(metrics['dataset'], metrics['split'], data_root)
     evaluation = evaluate(model, data, limit=limit, progress=False)
     path = writable_folder(folder or str(files('segmenter')/'weights'))/f'{name}.safetensors'

@@ -12,17 +12,15 @@ It returns two `Reliability` records, before and after, and the temperature. `sh
 __all__ = ['Reliability', 'Calibration', 'show_reliability', 'scaled', 'fit_temperature', 'probability_strips',
            'CalibrationReport', 'calibrate']
 
-# %% ../nbs/22b_calibration.ipynb #1ebed0ed
-from contextlib import contextmanager
+# %% ../nbs/22b_calibration.ipynb #7769fe6e
 from dataclasses import dataclass
 
-# %% ../nbs/22b_calibration.ipynb #3cd45444
+# %% ../nbs/22b_calibration.ipynb #e56848bc
 import numpy as np
 import torch
 from fastcore.basics import patch
 from .metrics import rank_and_world, sum_over_processes
-from .predict import make_views, protocol_for
-from .windows import axis_operator, enlarge_to_window, window_anchors
+from .predict import _predictions, protocol_for
 
 # %% ../nbs/22b_calibration.ipynb #46c6a3b9
 @dataclass(frozen=True)
@@ -125,41 +123,19 @@ def fit_temperature(
         low, high = (middle, high) if expected < got else (low, middle)
     return float(np.exp(-(low + high)/2))
 
-# %% ../nbs/22b_calibration.ipynb #d7384d54
-@contextmanager
-def _at_rest(model):
-    "The model in evaluation mode, and back as it was; its device."
-    training = model.training
-    model.eval()
-    try: yield next(model.parameters()).device
-    finally: model.train(training)
-
-def _mosaic(model, view, window_size, window_stride, window_batch):
-    "Scores of all windows of a view side by side, `[K, p·g, q·g]`."
-    rows, cols = (window_anchors(n, window_size, window_stride) for n in view.shape[-2:])
-    places = [(y, x) for y in rows for x in cols]
-    batches = [places[i:i+window_batch] for i in range(0, len(places), window_batch)]
-    masks = torch.cat([model.masks(torch.cat([view[..., y:y+window_size, x:x+window_size] for y, x in b])).float() for b in batches])
-    k, g, h = masks.shape[1:]
-    return masks.view(len(rows), len(cols), k, g, h).permute(2, 0, 3, 1, 4).reshape(k, len(rows)*g, len(cols)*h)
-
+# %% ../nbs/22b_calibration.ipynb #559aebe7
 def probability_strips(
     model, # A `Segmenter`
     image:np.ndarray, # `[H, W, 3]` RGB uint8
     protocol=None, # Sizes, windows, views; None: the model's
     window_batch:int=4, # Windows a forward pass
     rows:int=16, # Height of a strip, pixels
+    precision:str|None=None, # 'bf16' or 'fp16' for the network on a GPU; None: float32
+    compile:bool=False, # Compile the network: for many images on a GPU
 ): # Yields the first row of a strip, and its probabilities `[K, rows, W]`
     "What `sliding_probabilities` gives, a strip at a time (project)."
-    p, size, parts = protocol or protocol_for(model), image.shape[:2], []
-    with torch.inference_mode(), _at_rest(model) as device:
-        for view, flip in zip(*make_views(image, p, model.config.normalization, device)):
-            view = enlarge_to_window(view, p.window_size)
-            sides = [(n, m, p.window_size, p.window_stride, model.patch_size) for n, m in zip(view.shape[-2:], size)]
-            parts.append((axis_operator(*sides[0]).to(device), _mosaic(model, view, p.window_size, p.window_stride, window_batch),
-                          axis_operator(*sides[1], flip).T.to(device)))
-        for y in range(0, size[0], rows):
-            yield y, sum((down[y:y+rows] @ scores @ across).softmax(0) for down, scores, across in parts)/len(parts)
+    [(merged, _, _)] = _predictions(model, [('', image)], protocol or protocol_for(model), window_batch, None, precision, compile)
+    for y in range(0, len(image), rows): yield y, merged.probabilities((y, min(y + rows, len(image))))
 
 # %% ../nbs/22b_calibration.ipynb #7ca3798c
 class _Sample:
@@ -176,15 +152,24 @@ class _Sample:
         best = np.argsort(keys, kind='stable')[:self.size]
         self.keys, self.labels, self.columns = keys[best], labels[best], columns[:, torch.from_numpy(best)]
 
-# %% ../nbs/22b_calibration.ipynb #7d63f1fd
-def _labelled_strips(model, dataset, i, protocol, window_batch):
+# %% ../nbs/22b_calibration.ipynb #7fd59a33
+def _labelled_strips(model, dataset, i, *how):
     "Probabilities `[K, n]` and truths `[n]` of the labelled pixels of image `i`, a strip at a time."
     truth = dataset.label_map(i).astype(np.int64)
-    for y, strip in probability_strips(model, dataset.image(i), protocol, window_batch):
+    for y, strip in probability_strips(model, dataset.image(i), *how):
         labels = truth[y:y+strip.shape[1]].ravel()
         keep = labels != dataset.classes.ignore_index
         yield strip.flatten(1)[:, torch.from_numpy(keep).to(strip.device)], labels[keep]
 
+def _sampled(labelled, images, size, seed):
+    "Probabilities and truths of so many pixels, drawn evenly from some images."
+    kept = _Sample(size)
+    for i in images:
+        rng = np.random.default_rng((seed, i))
+        for p, labels in labelled(i): kept.add(rng.random(len(labels)), p, labels)
+    return kept.columns, kept.labels
+
+# %% ../nbs/22b_calibration.ipynb #9bcc60f3
 @dataclass(frozen=True)
 class CalibrationReport:
     "Calibration of a model on a data set."
@@ -194,7 +179,7 @@ class CalibrationReport:
     fit_images:int # Images the temperature was fitted on
     n_images:int # Images measured
 
-# %% ../nbs/22b_calibration.ipynb #a97ddeb2
+# %% ../nbs/22b_calibration.ipynb #6534e747
 def calibrate(
     model, # A `Segmenter`
     dataset, # A `Dataset` with label maps
@@ -205,17 +190,16 @@ def calibrate(
     n_bins:int=15, # Of the reliability diagram
     window_batch:int=4, # Windows a forward pass
     seed:int=0, # Of the sample
+    precision:str|None=None, # 'bf16' or 'fp16' for the network on a GPU; None: float32
+    compile:bool=False, # Compile the network: for many images on a GPU
 )->CalibrationReport: # Before and after
     "Fit a temperature on every second image, and measure on the others (project, after Guo et al. 2017)."
     images = list(range(len(dataset)) if images is None else images)
     if len(images) < 2: raise ValueError(f'{len(images)} images: one half fits the temperature, the other is measured; give at least 2')
-    rank, world = rank_and_world()
-    kept = _Sample(sample)
-    for i in images[::2]:
-        rng = np.random.default_rng((seed, i))
-        for p, labels in _labelled_strips(model, dataset, i, protocol, window_batch): kept.add(rng.random(len(labels)), p, labels)
-    temperature, meters = fit_temperature(kept.columns, kept.labels), [Calibration(n_bins, dataset.classes.ignore_index) for _ in 'ab']
+    labelled = lambda i: _labelled_strips(model, dataset, i, protocol, window_batch, 16, precision, compile)
+    temperature, (rank, world) = fit_temperature(*_sampled(labelled, images[::2], sample, seed)), rank_and_world()
+    meters = [Calibration(n_bins, dataset.classes.ignore_index) for _ in ('before', 'after')]
     for i in images[1::2][rank::world]:
-        for p, labels in _labelled_strips(model, dataset, i, protocol, window_batch):
+        for p, labels in labelled(i):
             for meter, t in zip(meters, (1., temperature)): meter.update(p if t == 1 else scaled(p, t), labels)
     return CalibrationReport(temperature, *(m.all_reduce().compute() for m in meters), len(images[::2]), len(images[1::2]))

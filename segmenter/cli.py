@@ -243,23 +243,36 @@ def env():
     except ImportError as e: print(f'torch does not import: {e}')
     else: print('gpu', torch.cuda.get_device_name() if torch.cuda.is_available() else 'none')
 
-# %% ../nbs/70_cli.ipynb #73c5e323
+# %% ../nbs/70_cli.ipynb #6445b868
 VERBS = {verb.__name__: verb for verb in (train, evaluate, predict, accuracy, submit, attention, explore, video, logs, prepare, doctor, browse, convert, export, zoo, run, runs, bench, env)}
 
 def overview()->str: # A line a verb
     "What `segmenter --help` shows."
     verbs = '\n'.join(f'  {name:<10} {verb.__doc__}' for name, verb in VERBS.items())
     return f'usage: segmenter VERB …\n\n{verbs}\n\nsegmenter VERB --help   flags of a verb\nsegmenter --version     the version\n' \
-           'segmenter --debug VERB … shows the traceback of a refusal'
+           'segmenter --debug VERB … shows the traceback of a refusal\n' \
+           'segmenter --with FILE VERB … runs a Python file first, which may add a data set, a loss or a decoder'
 
-# %% ../nbs/70_cli.ipynb #db78c775
+# %% ../nbs/70_cli.ipynb #2a10141b
+def _with(words):
+    "Run the files behind `--with`; the words that are left."
+    import runpy
+    while '--with' in words:
+        at = words.index('--with')
+        if at + 1 == len(words): raise ValueError('--with: name a Python file')
+        runpy.run_path(str(_need(words[at + 1], 'Python file')))
+        words = words[:at] + words[at + 2:]
+    return words
+
+# %% ../nbs/70_cli.ipynb #fe6f6721
 def main(
     arguments=None, # What was typed; None for the command line's
 )->int: # Exit code
     "The command `segmenter`."
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = '--debug' in words
-    words = [word for word in words if word != '--debug']
+    try: words = _with([word for word in words if word != '--debug'])
+    except (ValueError, FileNotFoundError) as e: print(f'segmenter: {_sentence(e)}', file=sys.stderr); return 2
     if not words or words[0] in ('-h', '--help', 'help'): print(overview()); return 0
     if words[0] == '--version': import segmenter; print(f'segmenter {segmenter.__version__}'); return 0
     try: verb = lookup('verb', words[0], VERBS)

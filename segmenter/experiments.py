@@ -130,9 +130,9 @@ def find_template(
     "The notebook that is meant."
     return _find('experiment', notebook, '.', '*.ipynb')
 
-# %% ../nbs/60_experiments.ipynb #5f5ec23b
+# %% ../nbs/60_experiments.ipynb #d24c490a
 _IN_NAME = {'variant', 'backbone', 'decoder', 'dataset', 'im_size', 'crop_size', 'epochs', 'iterations', 'seed'}
-_NOT_THE_RUN = {'log_dir', 'data_root', 'device', 'workers'} # where and on what, not what
+_NOT_THE_RUN = {'log_dir', 'data_root', 'device', 'workers', 'processes'} # where and on what, not what
 
 def _length(values):
     "20e for epochs, 160k or 20i for iterations."
@@ -197,17 +197,19 @@ def _metric(name, value):
     if not math.isfinite(value): raise ValueError(f'metric {name!r} is {value}; a record holds finite numbers only')
     return dict(value=value, unit=unit)
 
-# %% ../nbs/60_experiments.ipynb #27a513fd
+# %% ../nbs/60_experiments.ipynb #9c6d0388
 _RECORD = dict(status=str, run_id=str, profile=str, metrics=dict, dataset=str, split=str, n_images=int, data_hash=str, protocol=str, commit=str,
-               versions=dict, device=str, attempts=int, seconds=(int, float), finished=str)
+               versions=dict, device=str, attempts=int, seconds=(int, float), finished=str, processes=int)
+_LATER = dict(processes=1) # keys that older records lack, and what they mean there
 
 def _check_record(content, where='the record'):
     "A finished record that holds what a record must; else a ValueError that names the first thing wrong."
-    wrong = [f'{key} is {content.get(key)!r}' for key, kind in _RECORD.items() if not isinstance(content.get(key), kind) or content[key] is True]
+    told = {**_LATER, **content}
+    wrong = [f'{key} is {told.get(key)!r}' for key, kind in _RECORD.items() if not isinstance(told.get(key), kind) or told[key] is True]
     wrong += [f'unknown key {key!r}' for key in content if key not in _RECORD]
     if not wrong:
-        wrong += [f'{key} is {content[key]!r}' for key, fits in dict(status=content['status'] == 'done', protocol=content['protocol'] in ('SS', 'MS'),
-                  run_id=content['run_id'], n_images=content['n_images'] >= 0, seconds=content['seconds'] >= 0).items() if not fits]
+        wrong += [f'{key} is {told[key]!r}' for key, fits in dict(status=content['status'] == 'done', protocol=content['protocol'] in ('SS', 'MS'),
+                  run_id=content['run_id'], n_images=content['n_images'] >= 0, seconds=content['seconds'] >= 0, processes=told['processes'] >= 1).items() if not fits]
         wrong += [f'metric {n} is {m!r}' for n, m in content['metrics'].items() if not (isinstance(m, dict) and m.keys() == {'value', 'unit'}
                   and isinstance(m['unit'], str) and type(m['value']) in (int, float) and math.isfinite(m['value']))]
     if wrong: raise ValueError(f'{where} is not a record of a finished run: {wrong[0]}')
@@ -268,7 +270,7 @@ def curves(self:Run,
     _write_csv(self.folder/'curves.csv', list(dict.fromkeys(key for row in rows for key in row)), rows)
     return self.folder/'curves.csv'
 
-# %% ../nbs/60_experiments.ipynb #16dd635f
+# %% ../nbs/60_experiments.ipynb #ad98fa65
 @patch
 def record(self:Run,
     metrics:Mapping=None, # Name to number, or to (number, unit)
@@ -286,7 +288,8 @@ def record(self:Run,
     content = dict(status='done', run_id=state.get('run_id', self.folder.name), profile=self.parameters.get('profile', ''),
         metrics={n: _metric(n, v) for n, v in {**(metrics or {}), **more}.items()},
         dataset=dataset or self.parameters.get('dataset', ''), split=split, n_images=n_images, data_hash=data_hash, protocol=protocol,
-        commit=_commit(), versions=_versions(), device=device or _device(self.parameters.get('device')), attempts=state.get('attempts', 1),
+        commit=_commit(), versions=_versions(), device=device or _device(self.parameters.get('device')),
+        processes=self.parameters.get('processes') or 1, attempts=state.get('attempts', 1),
         seconds=round(state.get('seconds', 0) + time.monotonic() - self.started, 1), finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
     values = {n: m['value'] for n, m in _check_record(content)['metrics'].items()}
     _write_csv(self.folder/'row.csv', COLUMNS, [{**self.parameters, **values, **content}])

@@ -17,7 +17,7 @@ import numpy as np, torch
 from .attention import AttentionLayer, _some_layers, model_view, read_attention
 from .guards import atomic_write
 from .outputs import palette_png
-from .predict import _as_image, _evaluating, class_list_of
+from .predict import _as_image, evaluating, class_list_of
 
 # %% ../nbs/40a_explorer.ipynb #cec447c4
 def _factors(layer, head):
@@ -367,7 +367,7 @@ def explorer_page(
     if truth is not None: truth = _truth(truth, classes, _as_image(image)[0].shape[:2])
     view, picture = model_view(model, image, im_size)
     heard = _hear(model, view, layers)
-    with _evaluating(model): masks, labels = model.masks(view)[0], model(view)[0].argmax(0).cpu().numpy()
+    with evaluating(model): masks, labels = model.masks(view)[0], model(view)[0].argmax(0).cpu().numpy()
     pictures = dict(photo=_jpeg(picture), prediction=_labels(labels, classes))
     if truth is not None: pictures['truth'] = _labels(_at(truth, labels.shape), classes)
     seen = np.unique(np.concatenate([labels.ravel()] + ([] if truth is None else [truth.ravel()])))

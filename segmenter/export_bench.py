@@ -7,10 +7,10 @@
 # %% auto #0
 __all__ = ['bench_export', 'report_export']
 
-# %% ../nbs/61d_export_bench.ipynb #7baf5774
+# %% ../nbs/61d_export_bench.ipynb #3512fe3f
 import os, shutil, subprocess, sys, tempfile, torch
 from pathlib import Path
-from .bench import _environment, interleave, peak_memory
+from .bench import interleave, new_record, peak_memory
 from .checkpoints import load_model
 from .export import export_onnx
 from .model import create_model
@@ -75,7 +75,7 @@ def _memory(way, file, *arguments):
     if way == 'onnxruntime': return _memory_onnx(file, height, width, batch, threads)
     return peak_memory('segmenter.export_bench:_run_torch', way, *arguments)
 
-# %% ../nbs/61d_export_bench.ipynb #d51bf2cc
+# %% ../nbs/61d_export_bench.ipynb #8efbddc8
 def bench_export(
     variant:str='Seg-T-Mask/16', # The paper's name of a model, random weights
     rounds:int=8, # Turns of each way
@@ -87,9 +87,9 @@ def bench_export(
     memory:bool=True, # Measure the peaks too: a process for each way
 )->dict: # The record
     "Latency and memory of eager, compiled and onnxruntime, in one run on the processor."
-    if rounds < 1: raise ValueError(f'a bench needs a round at least, not {rounds}')
-    compiled, threads = bool(_compiler()) if compiled is None else compiled, torch.get_num_threads()
     path = str(model_path) if model_path else None
+    record = new_record('export', rounds, variant='' if path else variant, model=path or '', size=size, batch=batch)
+    compiled = bool(_compiler()) if compiled is None else compiled
     model, images = _model(variant, path, size), torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
         ways = _ways(model, file := export_onnx(model, Path(folder)/'model.onnx'), compiled)
@@ -97,10 +97,8 @@ def bench_export(
             truth = model(images)
             apart = {name: (way(images) - truth).abs().max().item() for name, way in ways.items()}
             timings = interleave({name: lambda turn, way=way: way(images) for name, way in ways.items()}, rounds)
-        peaks = {name: _memory(name, file, variant, path, size, size, batch, threads) for name in ways} if memory else None
-    return dict(bench='export', variant='' if path else variant, model=path or '', rounds=rounds, size=size, batch=batch, **_environment()) | dict(
-        threads=threads, load=os.getloadavg()[0], compiled=compiled, apart=apart, bytes=peaks, seconds=timings.seconds,
-        ratio={name: timings.ratio('eager', name) for name in ways})
+        peaks = {name: _memory(name, file, variant, path, size, size, batch, record['threads']) for name in ways} if memory else None
+    return record | dict(compiled=compiled, apart=apart, bytes=peaks, seconds=timings.seconds, ratio={name: timings.ratio('eager', name) for name in ways})
 
 # %% ../nbs/61d_export_bench.ipynb #c7b5d65d
 def report_export(

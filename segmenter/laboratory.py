@@ -35,10 +35,11 @@ def _many(planned, jobs, gpus):
     finally: print(_table(show_sweep(planned), ['run_id', 'status', 'attempts', 'seconds', 'why']), flush=True)
     return 0 if set(states.values()) == {'done'} else 1
 
-# %% ../nbs/69_laboratory.ipynb #9d9ca841
-def _submit(planned, settings, dry_run):
-    "Submit a sweep, or show what would be; the exit code."
-    from segmenter.slurm import batch_script, submit_sweep
+# %% ../nbs/69_laboratory.ipynb #bc72b53a
+def _submit(planned, asked, dry_run):
+    "Submit a sweep, or show what would be."
+    from segmenter.slurm import SlurmSettings, batch_script, submit_sweep
+    settings = SlurmSettings(**asked)
     left, logs = [one for one in planned if one.status not in ('done', 'running')], Path(planned[0].out)/'slurm'
     if dry_run: print('\n' + batch_script(left, settings, logs) if left else 'nothing to submit: all are done or running')
     else: print(f'{len(submit_sweep(planned, settings, logs))} jobs submitted; logs in {logs}, `segmenter runs --folder {planned[0].out}` shows their state')
@@ -51,16 +52,27 @@ def _plan(notebook, parameter, row, sweep, point, profile, out, torchrun):
     return plan_sweep(notebook, turned, sweeps=[read_sweep(s) for s in sweep or ()], points=[read_point(p) for p in point or ()],
                       rows=[found for name in row or () for found in find_rows(name)], profiles=profile or (), out=out)
 
-# %% ../nbs/69_laboratory.ipynb #0d94f2cb
+# %% ../nbs/69_laboratory.ipynb #beff9f96
 def _alone(one):
     "One run, as it is; the exit code."
     from segmenter.experiments import RunFailed
-    try: one.run()
+    from segmenter.sweeps import _stopping
+    try:
+        with _stopping(): one.run()
     except RunFailed as e:
         print(f'segmenter run: {e}', file=sys.stderr)
         return 1
 
-# %% ../nbs/69_laboratory.ipynb #c89138fe
+# %% ../nbs/69_laboratory.ipynb #95a2d2ae
+def _act(planned, several, jobs, gpus, slurm, dry_run):
+    "Show, submit or run what was planned; the exit code."
+    from segmenter.sweeps import show_sweep
+    if dry_run: print(_table(show_sweep(planned), ['run_id', 'status', 'would', 'why']))
+    if slurm: return _submit(planned, slurm, dry_run)
+    if dry_run: return
+    return _many(planned, jobs, gpus) if several else _alone(planned[0])
+
+# %% ../nbs/69_laboratory.ipynb #99e1887f
 def run(
     notebook:str, # Path of an experiment's notebook, or the name of one in nbs/experiments/
     *,
@@ -71,10 +83,10 @@ def run(
     point:list=(), # "NAME=VALUE NAME=VALUE": dials turned together; may be repeated, for a list
     out:str='runs', # Folder that holds the runs
     jobs:int=1, # Runs at a time on this machine
-    torchrun:int=None, # Processes inside each run
+    torchrun:int=None, # Processes inside each run, for experiments that can be shared (train, evaluate)
     dry_run:bool=False, # Show the queue and what would happen, and start nothing
     slurm:bool=False, # Submit to the cluster, a job a run
-    gpus:int=1, # Graphics cards of a run, with --slurm or --jobs
+    gpus:int=None, # Graphics cards of a run, with --slurm or --jobs; one for each process when left out
     cpus:int=8, # Cores of a run, with --slurm
     memory:int=64, # GB of a run, with --slurm
     hours:float=24., # Longest stretch of a job, with --slurm; a longer run goes back into the line
@@ -82,15 +94,10 @@ def run(
     account:str='', # To be charged, with --slurm
 ):
     "Run an experiment or a sweep of them through papermill, or continue it."
-    from segmenter.sweeps import show_sweep
-    _refuse_nonsense(row or sweep or point, jobs, slurm)
-    planned = _plan(notebook, parameter, row, sweep, point, profile, out, torchrun)
-    if dry_run: print(_table(show_sweep(planned), ['run_id', 'status', 'would', 'why']))
-    if slurm:
-        from segmenter.slurm import SlurmSettings
-        return _submit(planned, SlurmSettings(gpus, cpus, memory, hours, partition, account), dry_run)
-    if dry_run: return
-    return _alone(planned[0]) if not (row or sweep or point) else _many(planned, jobs, gpus)
+    several, gpus = bool(row or sweep or point), (torchrun or 1) if gpus is None else gpus
+    _refuse_nonsense(several, jobs, slurm)
+    asked = dict(gpus=gpus, cpus=cpus, memory=memory, hours=hours, partition=partition, account=account)
+    return _act(_plan(notebook, parameter, row, sweep, point, profile, out, torchrun), several, jobs, gpus, slurm and asked, dry_run)
 
 # %% ../nbs/69_laboratory.ipynb #14b3290e
 _SHOWN = 'run_id', 'status', 'profile', 'seed', 'mIoU', 'mAcc', 'aAcc', 'seconds', 'exception'

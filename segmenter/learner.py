@@ -19,15 +19,16 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch import nn
 
-# %% ../nbs/32_learner.ipynb #2dfd7238
+# %% ../nbs/32_learner.ipynb #db29ef56
 from .averaging import Averaged, judged_model
+from .cached_features import CachedFeatures, DecoderModel
 from .evaluate import evaluate
 from .guards import lookup
 from .metrics import rank_and_world
 from .model import create_model
 from .optimizers import create_optimizer
-from .recipes import recipe_values
-from .region_losses import SegmentationLoss
+from .recipes import recipe_values, recipe_warm_up
+from .region_losses import find_loss
 from .safekeeping import Preempted, set_generators
 from .schedules import Schedule
 from .steps import Clipped, Frozen, accumulate, checkpoint_gradients, pixel_weight, within_memory
@@ -71,18 +72,20 @@ class Reproducible(Callback):
         if hasattr(self.dls.train, 'set_epoch'): self.dls.train.set_epoch(epoch, *[self.cursor]*(self.cursor > 0))
         if self.cursor and self.generators: set_generators(self.generators)
 
-# %% ../nbs/32_learner.ipynb #e02bdc6a
+# %% ../nbs/32_learner.ipynb #ccb7a29c
 class Scheduled(Callback):
     "Before every iteration, the learning rate that its number says."
     def __init__(self,
         kind:str='polynomial', # Name in `SCHEDULES`
         warmup:int=0, # Iterations of the linear ramp
         first_epoch:int=0, # Number of the epoch that fastai calls 0
-    ): self.kind, self.warmup, self.first_epoch = kind, warmup, first_epoch
+        shortens:bool=False, # Is it a recipe's warm-up, which short runs shorten?
+    ): self.kind, self.warmup, self.first_epoch, self.shortens = kind, warmup, first_epoch, shortens
 
     def before_fit(self):
-        epochs = self.first_epoch + self.n_epoch
-        self.schedule = Schedule(self.opt.hypers[-1]['lr'], epochs*len(self.dls.train), self.kind, self.warmup)
+        iterations = (self.first_epoch + self.n_epoch)*len(self.dls.train)
+        warmup = recipe_warm_up(self.warmup, iterations) if self.shortens else self.warmup
+        self.schedule = Schedule(self.opt.hypers[-1]['lr'], iterations, self.kind, warmup)
 
     @property
     def iteration(self): return (self.first_epoch + self.epoch)*len(self.dls.train) + self.iter
@@ -222,9 +225,9 @@ def _begin_again(self:SegmentationLearner):
     mixed = getattr(self, 'mixed_precision', None)
     if mixed and not torch.is_autocast_enabled('cuda'): mixed.before_batch()
 
-# %% ../nbs/32_learner.ipynb #51b9c3a9
+# %% ../nbs/32_learner.ipynb #d83b522f
 def segmentation_learner(
-    dls, # fastai `DataLoaders`, from `dataloaders`
+    dls, # fastai `DataLoaders`, from `dataloaders`; with a `cached_loader` in it, the decoder alone runs and learns
     model, # A `Segmenter`, or the name of a variant, which is built for the data and the crop of `dls`
     *,
     recipe:str='paper', # Name in `RECIPES`: what stands for None below
@@ -233,7 +236,7 @@ def segmentation_learner(
     weight_decay:float|None=None, # Of matrices only
     layer_decay:float|None=None, # Factor on the learning rate of each encoder block further from the decoder
     scheduler:str='polynomial', # Name in `SCHEDULES`
-    warmup:int|None=None, # Iterations of the linear ramp
+    warmup:int|None=None, # Iterations of the linear ramp; None for the recipe's, at most a twentieth of the fit
     clip_grad:float|None=None, # Longest gradient; 0 leaves every length
     ema:float|None=None, # Decay of the moving average of the weights; 0 keeps none
     accumulate:int=1, # Parts a batch is computed in
@@ -243,6 +246,7 @@ def segmentation_learner(
     samples:int=0, # Predictions that `validated.predictions` keeps of an evaluation
     seed:int=0, # Of everything random
     first_epoch:int=0, # Epochs that are done already
+    loss:str='', # Name in `LOSSES`, of a loss that was added; '' for the cross-entropy with the dials below
     class_weights=None, # Weight of each class in the loss, `[K]`; None for the paper's, all 1
     label_smoothing:float=0., # Share of the truth given to all classes alike
     dice:float=0., # Weight of the Dice loss
@@ -252,18 +256,19 @@ def segmentation_learner(
     "A fastai `Learner` with the paper's recipe (§4.1), or another."
     if isinstance(model, str): model = _model_for(dls, model, seed, pretrained)
     r = recipe_values(recipe, dict(optimizer=optimizer, weight_decay=weight_decay, layer_decay=layer_decay, warmup=warmup, clip_grad=clip_grad, ema=ema), pretrained=pretrained)
-    loss = SegmentationLoss(model.config.ignore_index, class_weights, label_smoothing, dice, ohem)
-    learn = _learner(dls, model, loss, r, [Reproducible(seed, first_epoch), Scheduled(scheduler, r['warmup'], first_epoch), StopOnNonFinite(first_epoch),
+    loss = find_loss(loss, model.config.ignore_index, class_weights=class_weights, smoothing=label_smoothing, dice=dice, ohem=ohem)
+    learn = _learner(dls, model, loss, r, [Reproducible(seed, first_epoch), Scheduled(scheduler, r['warmup'], first_epoch, warmup is None), StopOnNonFinite(first_epoch),
         Validated(dls.valid.dataset.dataset, eval_freq, first_epoch, samples), *[Frozen(freeze, first_epoch)]*(freeze > 0), *[WorldBatch()]*(rank_and_world()[1] > 1), *L(cbs)], accumulate)
     checkpoint_gradients(model, grad_checkpointing)
     return learn
 
-# %% ../nbs/32_learner.ipynb #26aa2be1
+# %% ../nbs/32_learner.ipynb #58749358
 def _learner(dls, model, loss, r, cbs, parts):
     "The Learner of a loss and a recipe's values, without fastai's own log and bar."
     opt_func = lambda params, lr: OptimWrapper(opt=create_optimizer(model, r['optimizer'], lr, r['weight_decay'], r['layer_decay']))
     more = [kind(r[dial]) for dial, kind in dict(clip_grad=Clipped, ema=Averaged).items() if r[dial]]
-    learn = SegmentationLearner(dls, MaskModel(model), loss, opt_func=opt_func, lr=r.get('learning_rate', 1e-3), wd_bn_bias=True, train_bn=False, cbs=[*cbs, *more])
+    network = DecoderModel if isinstance(getattr(dls.train, 'dataset', None), CachedFeatures) else MaskModel
+    learn = SegmentationLearner(dls, network(model), loss, opt_func=opt_func, lr=r.get('learning_rate', 1e-3), wd_bn_bias=True, train_bn=False, cbs=[*cbs, *more])
     learn.weight = None if loss.dice or loss.mines else partial(pixel_weight, ignore_index=loss.ignore_index, class_weights=loss.class_weights)
     learn.parts, learn.logger = parts, lambda row: None
     if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)

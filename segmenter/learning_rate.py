@@ -7,7 +7,7 @@
 # %% auto #0
 __all__ = ['RateTrial', 'find_learning_rate', 'try_rates']
 
-# %% ../nbs/32b_learning_rate.ipynb #fd064ad4
+# %% ../nbs/32b_learning_rate.ipynb #85dfc59a
 import tempfile
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import LRFinder, valley
 from .guards import atomic_write, writable_folder
-from .learner import Reproducible, segmentation_learner
-from .training import _begin, _class_weights, _recipe, plan
+from .learner import Reproducible
+from .planning import plan
 
 # %% ../nbs/32b_learning_rate.ipynb #9b92fd85
 class _Layers(Callback):
@@ -71,7 +71,7 @@ def find_learning_rate(
     learn.model.load_state_dict(weights)
     return _trial(learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses], iterations)
 
-# %% ../nbs/32b_learning_rate.ipynb #9054056d
+# %% ../nbs/32b_learning_rate.ipynb #0006c26a
 def try_rates(
     log_dir, # Folder the picture is written to
     settings, # `TrainSettings` of the run
@@ -80,8 +80,8 @@ def try_rates(
     "The trial of a run that has not begun, drawn into `lr_find.png`."
     import matplotlib.pyplot as plt
     folder, p = writable_folder(log_dir), plan(settings)
-    _begin(p)
-    trial = find_learning_rate(segmentation_learner(p.dls, p.model, **_recipe(p.settings), class_weights=_class_weights(p)), iterations=iterations)
+    p.start()
+    with tempfile.TemporaryDirectory(dir=folder) as features: trial = find_learning_rate(p.cached(features).learner(), iterations=iterations)
     figure = trial.show().figure
     with atomic_write(folder/'lr_find.png') as f: figure.savefig(f, dpi=100, format='png')
     plt.close(figure)

@@ -7,15 +7,14 @@
 # %% auto #0
 __all__ = ['LOSS_FIGURES', 'bench_loss', 'report_loss']
 
-# %% ../nbs/61b_loss_bench.ipynb #8499e9e9
-import contextlib, os, tempfile, torch
-from pathlib import Path
+# %% ../nbs/61b_loss_bench.ipynb #a539088e
+import contextlib, torch
 from torch.nn import functional as F
-from .bench import _environment, interleave, peak_memory
+from .bench import extra_memory, interleave, new_record
 from .guards import lookup
 from .losses import fused_cross_entropy
 from .model import create_model
-from .model_bench import _resident, plain_attention
+from .model_bench import plain_attention
 
 # %% ../nbs/61b_loss_bench.ipynb #92b71e09
 def _plain_loss(masks, target): return F.cross_entropy(F.interpolate(masks, target.shape[-2:], mode='bilinear', align_corners=False), target, ignore_index=255)
@@ -59,32 +58,19 @@ def _sides(task, size, batch, n_classes):
     make = lookup('task', task, dict(loss=_loss_sides, step=lambda *sizes: _step_sides('Seg-T-Mask/16', *sizes)))
     return make(size, batch, n_classes)
 
-# %% ../nbs/61b_loss_bench.ipynb #ada8fd8f
-def _extra_memory(task, way, size, batch, n_classes, path):
-    "Runs in a process of its own: bytes that one call adds at its peak, written to a file."
+# %% ../nbs/61b_loss_bench.ipynb #3a4e58d9
+def _one_call(task, way, size, batch, n_classes):
+    "One side after a small warm-up, and the call of it that is measured."
     _sides(task, 64, 1, n_classes)[0][way](0)
     if task == 'loss':
         masks, target = _problem(size, batch, n_classes)
-        work = lambda: torch.autograd.grad(_LOSSES[way](masks, target), masks)
-    else:
-        sides, _ = _sides(task, size, batch, n_classes)
-        work = lambda: sides[way](0)
-    with contextlib.suppress(OSError): Path('/proc/self/clear_refs').write_text('5')
-    before = _resident('VmRSS')
-    work()
-    Path(path).write_text(str(_resident('VmHWM') - before))
+        return lambda: torch.autograd.grad(_LOSSES[way](masks, target), masks)
+    sides, _ = _sides(task, size, batch, n_classes)
+    return lambda: sides[way](0)
 
-# %% ../nbs/61b_loss_bench.ipynb #f8dede1f
-def _memory(task, *sizes):
-    "Extra bytes of both sides."
-    extra = {}
-    for way in _LOSSES:
-        with tempfile.TemporaryDirectory() as folder:
-            peak_memory('segmenter.loss_bench:_extra_memory', task, way, *sizes, f'{folder}/bytes')
-            extra[way] = int(Path(folder, 'bytes').read_text())
-    return extra
+def _memory(task, *sizes): return {way: extra_memory('segmenter.loss_bench:_one_call', task, way, *sizes) for way in _LOSSES}
 
-# %% ../nbs/61b_loss_bench.ipynb #a44fa028
+# %% ../nbs/61b_loss_bench.ipynb #1729d3dc
 LOSS_FIGURES = dict(step=(2., 3.), loss=(3.5, 15.)) # Task: times as fast, and times as little memory, that were asked for
 
 def bench_loss(
@@ -95,9 +81,7 @@ def bench_loss(
     memory:bool=True, # Measure the peaks too: four more processes
 )->dict: # The record
     "A training step of Seg-T-Mask/16 and its loss, against the plain ones."
-    if rounds < 1: raise ValueError(f'a bench needs a round at least, not {rounds}')
-    record = dict(bench='loss', rounds=rounds, size=size, batch=batch, n_classes=n_classes, **_environment()) | dict(
-        threads=torch.get_num_threads(), load=os.getloadavg()[0], results={})
+    record = new_record('loss', rounds, size=size, batch=batch, n_classes=n_classes, results={})
     for task in LOSS_FIGURES:
         sides, apart = _sides(task, size, batch, n_classes)
         timings = interleave(sides, rounds)

@@ -8,14 +8,14 @@
 __all__ = ['CONTENTS', 'FIGURES', 'BENCHES', 'plain_attention', 'direct_labels', 'mmseg_twin', 'mmseg_labels', 'macs',
            'counted_macs', 'bench', 'report']
 
-# %% ../nbs/61a_model_bench.ipynb #22466777
-import contextlib, importlib, os, time, warnings
+# %% ../nbs/61a_model_bench.ipynb #337d0fc9
+import contextlib, importlib, time, warnings
 from pathlib import Path
 
-# %% ../nbs/61a_model_bench.ipynb #5e8d8b19
+# %% ../nbs/61a_model_bench.ipynb #a9032c17
 import numpy as np, torch
 import torch.nn.functional as F
-from .bench import Timings, _environment, interleave, peak_memory, photo_set
+from .bench import Timings, extra_memory, interleave, new_record, photo_set
 from .classes import import_mmseg
 from .encoder import encode
 from .guards import lookup
@@ -223,31 +223,17 @@ def _merge_row(variant, content, rounds, model_path=None, scales=False):
     timings, facts = _compare(model, twin, views, flips, image.shape[:2], (c.window_size, c.window_stride), rounds, content == 'random logits')
     return _row('twelve views' if scales else 'one view', variant, content, timings, facts | about)
 
-# %% ../nbs/61a_model_bench.ipynb #0681e9a7
-def _resident(what):
-    "Bytes this process holds now (VmRSS) or held at most (VmHWM)."
-    return next(1024*int(line.split()[1]) for line in Path('/proc/self/status').read_text().splitlines() if line.startswith(what))
-
-# %% ../nbs/61a_model_bench.ipynb #bb504291
-def _extra_memory(way, variant, height, width, path):
-    "Runs in a process of its own: bytes that labelling a random image adds at its peak, written to a file."
+# %% ../nbs/61a_model_bench.ipynb #2605d723
+def _labelling(way, variant, height, width):
+    "A model and a random view, and the work of labelling it."
     torch.manual_seed(0)
     model, view = create_model(variant, n_classes=150, image_size=512).eval(), torch.randn(1, 3, height, width)
-    with contextlib.suppress(OSError): Path('/proc/self/clear_refs').write_text('5')
-    before = _resident('VmRSS')
-    if way == 'direct': direct_labels(model, [view], [False], (height, width), 512, 512)
-    if way == 'segmenter': sliding_labels(model, [view], [False], (height, width), 512, 512)
-    Path(path).write_text(str(_resident('VmHWM') - before))
+    label = lookup('way', way, dict(segmenter=sliding_labels, direct=direct_labels))
+    return lambda: label(model, [view], [False], (height, width), 512, 512)
 
-# %% ../nbs/61a_model_bench.ipynb #41ea9ccd
 def _memory_row(variant, height=1536, width=2048):
     "Extra peak memory of both ways, and how many times as much the direct way needs."
-    import tempfile
-    extra = {}
-    for way in ('segmenter', 'direct'):
-        with tempfile.TemporaryDirectory() as folder:
-            peak_memory('segmenter.model_bench:_extra_memory', way, variant, height, width, f'{folder}/bytes')
-            extra[way] = int(Path(folder, 'bytes').read_text())
+    extra = {way: extra_memory('segmenter.model_bench:_labelling', way, variant, height, width) for way in ('segmenter', 'direct')}
     return dict(task='memory', variant=variant, content=f'{height}×{width}', ratio=dict(direct=extra['direct']/extra['segmenter']), bytes=extra)
 
 # %% ../nbs/61a_model_bench.ipynb #16545f6a
@@ -346,8 +332,8 @@ def _figure_rows(o): return _counting_rows(o) | _memory_rows(o) | _merge_rows(o)
 BENCHES = dict(merge=_merge_rows, scales=_scales_rows, memory=_memory_rows, counts=_counting_rows, figures=_figure_rows, # Name: rows to measure
                throughput=_throughput_rows, study='segmenter.speed:_study_rows', video='segmenter.film_speed:_film_rows')
 
-# %% ../nbs/61a_model_bench.ipynb #114275b3
-def _same_setting(a, b): return all(a.get(key) == b.get(key) for key in ('commit', 'threads', 'rounds', 'processor'))
+# %% ../nbs/61a_model_bench.ipynb #4453b66b
+def _same_setting(a, b): return all(a.get(key) == b.get(key) for key in ('commit', 'threads', 'rounds', 'processor', 'device'))
 
 def _rows_of(what):
     "The function that lists the rows of a bench; one of a later chapter is found when it is asked for."
@@ -356,7 +342,7 @@ def _rows_of(what):
     module, name = found.split(':')
     return getattr(importlib.import_module(module), name)
 
-# %% ../nbs/61a_model_bench.ipynb #5077028a
+# %% ../nbs/61a_model_bench.ipynb #d7672663
 def bench(
     what:str='merge', # Name in `BENCHES`
     variants=None, # The paper's names; None: Seg-T, Seg-S and Seg-B with the mask transformer
@@ -371,11 +357,9 @@ def bench(
     each=None, # Called with the record after every row
 )->dict: # The record
     "Measure a model's speed and memory in turns, and say on what."
-    rows_of = _rows_of(what)
-    if rounds < 1: raise ValueError(f'a bench needs a round at least, not {rounds}')
+    rows_of, record = _rows_of(what), new_record(what, rounds, device)
     chosen = list(variants or ('Seg-T-Mask/16', 'Seg-S-Mask/16', 'Seg-B-Mask/16'))
     for name in chosen: ModelConfig(name)
-    record = dict(bench=what, rounds=rounds, **_environment()) | dict(threads=torch.get_num_threads(), load=os.getloadavg()[0])
     record['rows'] = list(earlier['rows']) if earlier and _same_setting(earlier, record) else []
     done = {(r['task'], r['variant'], r['content']) for r in record['rows']}
     options = dict(rounds=rounds, variants=chosen, chosen=variants, size=size, batches=batches, device=device, model_path=model_path, film=film)
@@ -392,11 +376,18 @@ def _found(rows, task, variant, against):
     if against == 'after': return max((r['after'] for r in mine), default=None)
     return min((r['ratio'][against] for r in mine if against in r['ratio']), default=None)
 
-# %% ../nbs/61a_model_bench.ipynb #9abf985e
+# %% ../nbs/61a_model_bench.ipynb #8c7c089c
+def _study_words(r):
+    "What a row of the study adds: is it exact, did it help, or why was it not measured?"
+    if 'failed' in r: yield f"not measured: {r['failed']}"
+    if 'exact' in r: yield f"{'exact' if r['exact'] else 'NOT exact'}, logits within {r['gap']:.0e}, labels {100*r['labels']:.4f} %; {r['verdict']}"
+    if 'linear' in r: yield 'share of the measured peak: ' + ', '.join(f'{n} {100*v:.0f} %' for n, v in r['linear'].items()) + f"; peak {r['macs_per_second']/1e9:.0f} GMAC a second"
+
 def _line(r):
     "One row in words."
     head = ' · '.join(filter(None, (r['task'], r['variant'], r['content'])))
     said = [f'{v:.2f} × {n}' + (f" ({r['quartiles'][n][0]:.2f} to {r['quartiles'][n][1]:.2f})" if n in r.get('quartiles', {}) else '') for n, v in r['ratio'].items()]
+    said += _study_words(r)
     if 'after' in r: said.append(f"after the network {100*r['after']:.1f} %")
     if 'agreement' in r: said.append('labels ' + ', '.join(f'{100*v:.4f} %' for v in r['agreement'].values()))
     if 'bytes' in r: said.append(', '.join(f'{n} {b/2**20:.0f} MiB' for n, b in r['bytes'].items()))

@@ -25,8 +25,8 @@ def read_record(
     if content.get('status') in ('running', 'failed'): raise ValueError(f'{str(path)!r} is of a run that is {content["status"]}, not done')
     return _check_record(content, repr(str(path)))
 
-# %% ../nbs/60c_registry.ipynb #9c7534cb
-_FACTS = 'status', 'profile', 'split', 'n_images', 'protocol', 'seconds', 'attempts', 'device', 'commit', 'finished', 'exception'
+# %% ../nbs/60c_registry.ipynb #39429566
+_FACTS = 'status', 'profile', 'split', 'n_images', 'protocol', 'seconds', 'attempts', 'device', 'processes', 'commit', 'finished', 'exception'
 
 def _row(folder):
     "State, dials and metrics of one run."

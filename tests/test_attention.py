@@ -5,7 +5,7 @@ from golden import close_to, golden_input, golden_model, set_fused_attention
 from segmenter import authors, cli
 from segmenter.attention import (AttentionLayer, attention_map, model_view, principal_components, read_attention, rollout, show_class_embeddings, show_classes,
                                  show_features, show_layers, show_maps, write_attention_maps)
-from segmenter.checkpoints import save_package
+from segmenter.sharing import save_pretrained
 from segmenter.model import create_model
 from segmenter.patches import scene
 
@@ -226,7 +226,7 @@ def test_figures_come_for_every_kind_of_model():
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp('attention')
-    save_package(golden_model(), folder/'model')
+    save_pretrained(golden_model(), folder/'model')
     Image.fromarray(scene(64, 96)[0]).save(folder/'photo.png')
     return folder
 

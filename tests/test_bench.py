@@ -2,7 +2,7 @@
 import json, time
 import numpy as np, pytest, torch
 from segmenter import cli
-from segmenter.bench import BENCHES, Timings, bench, interleave, one_thread, peak_memory, photo_set, report, stock_batches, write_record
+from segmenter.bench import Timings, bench, extra_memory, interleave, new_record, one_thread, peak_memory, photo_set, report, stock_batches, write_record
 from segmenter.datasets import load_dataset
 from segmenter.guards import UnknownName
 from segmenter.pipelines import SegmentationDataset, SegmentationLoader, train_pipeline, val_pipeline
@@ -32,6 +32,17 @@ def test_one_thread_is_given_back_after_an_error():
 def test_memory_of_a_process_of_its_own():
     big = np.ones(2**25) # 256 MB here must not count there
     assert peak_memory('builtins:len', [1]) < 2**27 < big.nbytes
+
+def test_what_was_prepared_is_not_counted_and_errors_are_told(tmp_path, monkeypatch):
+    (tmp_path/'works.py').write_text("def prepare(there, more):\n held = b'x'*there\n return lambda: (held[:1] or b'y')*more\ndef broken(): return lambda: 1/0\n")
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    assert extra_memory('works:prepare', 2**27, 0) < 2**22 and .95 < extra_memory('works:prepare', 2**25, 2**26)/2**26 < 1.1
+    with pytest.raises(ValueError, match='ZeroDivisionError'): extra_memory('works:broken')
+
+def test_every_record_begins_alike_and_no_round_is_refused():
+    with one_thread(): head = new_record('x', 2, size=3)
+    assert {'versions', 'device', 'processor', 'commit', 'load'} <= set(head) and (head['bench'], head['rounds'], head['size'], head['threads']) == ('x', 2, 3, 1)
+    with pytest.raises(ValueError, match='at least, not 0'): new_record('x', 0)
 
 def test_photographs_follow_from_the_seed(photos, tmp_path):
     again, other = photo_set(tmp_path/'.', 2), None

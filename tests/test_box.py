@@ -2,9 +2,10 @@
 import json
 import pytest, torch
 from segmenter.box import boxed_image, in_box, put_in_box
-from segmenter.checkpoints import load_model, save_checkpoint, save_package, variant_of, write_variant
+from segmenter.checkpoints import load_model, save_checkpoint, variant_of, write_variant
 from segmenter.guards import file_digest
 from segmenter.model import create_model
+from segmenter.sharing import save_pretrained
 
 def test_the_box_is_small_and_says_where_it_comes_from(root):
     facts, file = in_box()['landcover'], root/'segmenter'/'weights'/'landcover.safetensors'
@@ -33,7 +34,7 @@ def test_a_model_of_ones_own_under_that_name_comes_first(tmp_path, monkeypatch):
     (tmp_path/'landcover').mkdir() # data, and no model in it
     assert load_model('landcover').config.n_classes == 17
     (tmp_path/'landcover').rmdir()
-    save_package(create_model(backbone='vit_tiny_patch16_384', embed_dim=24, depth=1, n_heads=2, n_classes=3, image_size=32), tmp_path/'landcover')
+    save_pretrained(create_model(backbone='vit_tiny_patch16_384', embed_dim=24, depth=1, n_heads=2, n_classes=3, image_size=32), tmp_path/'landcover')
     assert load_model('landcover').config.n_classes == 3
 
 def test_a_changed_file_in_a_box_is_refused(tmp_path, root):

@@ -4,9 +4,10 @@ from argparse import Namespace
 from dataclasses import asdict
 import numpy as np, pytest, torch, yaml
 from segmenter.checkpoints import (config_of_variant, load_checkpoint, load_model, pick_classes, read_variant, read_weights,
-                                   save_checkpoint, save_package, variant_of, write_variant)
+                                   save_checkpoint, variant_of, write_variant)
 from segmenter.mmseg_model import to_mmseg
 from segmenter.model import VARIANTS, ModelConfig, Segmenter, create_model
+from segmenter.sharing import save_pretrained
 
 TINY = dict(embed_dim=32, depth=2, n_classes=4, image_size=32)
 
@@ -170,7 +171,7 @@ def test_new_classes_are_named_and_refused_unless_told(tmp_path):
 def test_picked_classes_survive_saving(tmp_path):
     model = create_model(backbone='vit_tiny_patch16_384', **TINY, classes=list('abcd'), palette=[[k]*3 for k in range(4)])
     part = pick_classes(model, ['d', 'a']).eval()
-    save_package(part, tmp_path/'part')
+    save_pretrained(part, tmp_path/'part')
     assert load_model(tmp_path/'part').config.palette == [[3]*3, [0]*3]
     assert torch.equal(load_model(tmp_path/'part')(torch.ones(1, 3, 32, 32)), part(torch.ones(1, 3, 32, 32)))
 
@@ -260,17 +261,17 @@ def test_the_command_line_in_a_checkpoint_is_harmless_and_a_function_is_not(tmp_
 
 def test_a_package_is_whole_and_checked(tmp_path):
     model = create_model('Seg-T-Mask/16', n_classes=4, image_size=64, depth=1, embed_dim=64, classes=list('abcd')).eval()
-    save_package(model, tmp_path/'out')
+    save_pretrained(model, tmp_path/'out')
     about = json.loads((tmp_path/'out'/'config.json').read_text())
     assert ModelConfig(**about['config']) == model.config and len(about['sha256']) == 64 and about['format_version'] == 1
     assert 'a, b, c, d' in (tmp_path/'out'/'README.md').read_text()
     for path in tmp_path/'out', tmp_path/'out'/'model.safetensors': assert load_model(path).config == model.config
-    with pytest.raises(ValueError, match='exists already'): save_package(model, tmp_path/'out')
+    with pytest.raises(ValueError, match='exists already'): save_pretrained(model, tmp_path/'out')
 
 @pytest.mark.parametrize('change,text', [(dict(format_version=2), 'format 2'), (dict(sha256='0'*64), 'sha256 differs'), (dict(format='x'), 'no Segmenter package'),
                                          (dict(config=dict(variant='Seg-T/16', from_the_future=1)), 'newer version')])
 def test_a_package_that_was_changed_is_refused(tmp_path, change, text):
-    save_package(create_model(backbone='vit_tiny_patch16_384', **TINY), tmp_path/'out')
+    save_pretrained(create_model(backbone='vit_tiny_patch16_384', **TINY), tmp_path/'out')
     file = tmp_path/'out'/'config.json'
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(ValueError, match=text) as e: load_model(tmp_path/'out')

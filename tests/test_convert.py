@@ -1,11 +1,12 @@
 "Conversion, with mmsegmentation's own program on the other side: same weights, same logits, both ways, and back to the bit."
 import warnings
 import pytest, torch
-from segmenter.checkpoints import load_model, save_checkpoint, save_package, variant_of, write_variant
+from segmenter.checkpoints import load_model, save_checkpoint, variant_of, write_variant
 from segmenter.classes import import_mmseg
 from segmenter.convert import convert
 from segmenter.mmseg_model import config_of_mmseg, from_mmseg, mmseg_config, mmseg_names, to_mmseg
 from segmenter.model import ModelConfig, Segmenter, create_model
+from segmenter.sharing import save_pretrained
 
 VIT = 'vit_tiny_patch16_384'
 AUTHORS, MMSEG = dict(norm_eps=1e-5, position_interpolation='bilinear'), dict(norm_eps=1e-6, position_interpolation='bicubic')
@@ -101,7 +102,7 @@ def test_a_file_without_patch_bias_has_a_bias_of_zero():
 @pytest.mark.parametrize('decoder,settings', [('linear', MMSEG), ('mask_transformer', AUTHORS)], ids=['linear', 'mask'])
 def test_every_pair_of_layouts_keeps_every_bit(tmp_path, decoder, settings):
     model, image = made(decoder, settings, image_size=64, depth=1, decoder_depth=1), torch.randn(1, 3, 80, 100)
-    save_package(model, tmp_path/'0')
+    save_pretrained(model, tmp_path/'0')
     for n, to in enumerate(('authors', 'mmseg', 'package', 'mmseg', 'authors', 'package')):
         loaded = load_model(convert(tmp_path/str(n), tmp_path/str(n + 1), to).out)
         assert same(loaded.state_dict(), model.state_dict()) and loaded.config == model.config
@@ -119,7 +120,7 @@ def test_a_release_of_the_authors_goes_to_mmsegmentation_and_back(tmp_path):
     assert same(torch.load(tmp_path/'back'/'checkpoint.pth', weights_only=True)['model'], model.state_dict())
 
 def test_what_the_authors_code_has_built_in_is_noted(tmp_path):
-    save_package(made(settings=MMSEG, image_size=64), tmp_path/'start')
+    save_pretrained(made(settings=MMSEG, image_size=64), tmp_path/'start')
     done = convert(tmp_path/'start', tmp_path/'out', 'authors')
     assert [note.split()[4] for note in done.notes] == ['norm_eps', 'position_interpolation'] and 'note: ' in str(done)
 
@@ -127,7 +128,7 @@ def test_mmsegmentations_own_loader_reads_the_folder_and_segments_a_picture(tmp_
     import cv2, numpy as np
     from mmseg.apis import inference_model, init_model
     model = made(image_size=64, classes=list('abcdefg'), palette=[[k, 0, 0] for k in range(7)])
-    save_package(model, tmp_path/'start')
+    save_pretrained(model, tmp_path/'start')
     convert(tmp_path/'start', tmp_path/'out', 'mmseg')
     cv2.imwrite(str(tmp_path/'photo.png'), np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
     with warnings.catch_warnings(action='ignore'):
@@ -142,12 +143,12 @@ def test_mmsegmentations_own_loader_reads_the_folder_and_segments_a_picture(tmp_
 @pytest.mark.parametrize('kwargs,text', [(dict(backbone='deit_tiny_distilled_patch16_224'), 'dist_token'),
                                          (dict(position_interpolation='bicubic_antialias'), 'cannot resample')])
 def test_what_mmsegmentation_cannot_hold_is_refused_and_nothing_is_left(tmp_path, kwargs, text):
-    save_package(create_model(**dict(backbone=VIT, embed_dim=64, depth=1, n_classes=3, image_size=64) | kwargs), tmp_path/'start')
+    save_pretrained(create_model(**dict(backbone=VIT, embed_dim=64, depth=1, n_classes=3, image_size=64) | kwargs), tmp_path/'start')
     with pytest.raises(ValueError, match=text) as e: convert(tmp_path/'start', tmp_path/'out', 'mmseg')
     assert '\n' not in str(e.value) and [p.name for p in tmp_path.iterdir()] == ['start']
 
 def test_a_timm_transformer_beyond_the_paper_stays_out_of_the_authors_layout(tmp_path):
-    save_package(create_model(backbone='vit_small_patch14_dinov2', embed_dim=64, depth=1, n_classes=3, image_size=56), tmp_path/'start')
+    save_pretrained(create_model(backbone='vit_small_patch14_dinov2', embed_dim=64, depth=1, n_classes=3, image_size=56), tmp_path/'start')
     with pytest.raises(ValueError, match='backbones of the paper only'): convert(tmp_path/'start', tmp_path/'out', 'authors')
     assert convert(tmp_path/'start', tmp_path/'out', 'package').files == ['README.md', 'config.json', 'model.safetensors']
 

@@ -5,7 +5,7 @@ from PIL import Image
 from golden import golden_model
 from segmenter import cli
 from segmenter.attention import AttentionLayer, model_view, read_attention
-from segmenter.checkpoints import save_package
+from segmenter.sharing import save_pretrained
 from segmenter.explorer import _error, _stored, explorer_page, pack_attention, show_explorer, write_explorer
 from segmenter.model import create_model
 from segmenter.patches import scene
@@ -88,7 +88,7 @@ def test_a_linear_decoder_and_an_encoder_without_class_token_have_a_page():
         assert ('id=cls' in page) == (decoder == 'linear') and ('decoder 0' in page) == (decoder != 'linear')
 
 def test_the_command_writes_a_page(model, tmp_path, capsys):
-    save_package(model, tmp_path/'model')
+    save_pretrained(model, tmp_path/'model')
     image, truth = scene(64, 96)
     Image.fromarray(image).save(tmp_path/'photo.png'), Image.fromarray(truth.astype(np.uint8)).save(tmp_path/'truth.png')
     line = f'explore {tmp_path}/model {tmp_path}/photo.png {tmp_path}/p.html --truth {tmp_path}/truth.png --cpu'

@@ -196,10 +196,10 @@ def test_the_papers_models_export(tmp_path, variant):
 
 def test_the_command_exports(graphs, tmp_path, capsys, monkeypatch):
     from segmenter import cli, export
-    from segmenter.checkpoints import save_package
+    from segmenter.sharing import save_pretrained
     model, file = graphs('labels', True, decoder='linear')
     monkeypatch.setattr(export, '_graph_bytes', lambda *_: file.read_bytes()) # the graph of this model, made before
-    save_package(model, tmp_path/'model')
+    save_pretrained(model, tmp_path/'model')
     assert cli.main(['export', str(tmp_path/'model'), str(tmp_path/'m.onnx'), '--labels']) == 0
     assert 'labels equal' in capsys.readouterr().out and (tmp_path/'m.onnx').read_bytes() == file.read_bytes()
     assert cli.main(['export', str(tmp_path/'model'), str(tmp_path/'m.pt')]) == 2

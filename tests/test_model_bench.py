@@ -6,7 +6,7 @@ from segmenter import cli, model_bench
 from segmenter.guards import UnknownName
 from segmenter.merge import sliding_labels
 from segmenter.model import VARIANTS, ModelConfig, create_model
-from segmenter.model_bench import (BENCHES, CONTENTS, FIGURES, _compare, _extra_memory, _noisy, bench, counted_macs, direct_labels, macs, mmseg_labels, mmseg_twin,
+from segmenter.model_bench import (BENCHES, CONTENTS, FIGURES, _compare, _labelling, _noisy, bench, counted_macs, direct_labels, macs, mmseg_labels, mmseg_twin,
     plain_attention, report)
 from segmenter.patches import upsample
 
@@ -86,7 +86,7 @@ def small(monkeypatch):
     monkeypatch.setattr(model_bench, '_model_of', tiny)
 
 def test_every_row_is_handed_over_and_an_unfinished_record_is_continued(monkeypatch, small):
-    monkeypatch.setattr(model_bench, '_environment', lambda: dict(commit='a', processor='p', versions={}))
+    monkeypatch.setattr(model_bench, 'new_record', lambda what, rounds, device: dict(bench=what, rounds=rounds, device=device, commit='a', processor='p', threads=1))
     seen, made = [], []
     whole = bench('merge', ['Seg-T-Mask/16'], 1, each=lambda record: seen.append(len(record['rows'])))
     assert seen == [1, 2, 3] and [r['content'] for r in whole['rows']] == list(CONTENTS)
@@ -105,15 +105,26 @@ def test_the_worst_content_counts():
     said = report(dict(bench='merge', rounds=1, processor='p', threads=2, rows=rows))
     assert 'MISSED  one view Seg-T-Mask/16 direct: 3, asked ≥ 3.3' in said and 'MISSED  one view Seg-T-Mask/16 after: 0.3, asked ≤ 0.25' in said
 
-def test_extra_memory_is_measured_beside_what_was_there(tmp_path, monkeypatch):
+def test_both_ways_are_prepared_with_the_same_model_and_view_before_memory_is_measured(monkeypatch):
     monkeypatch.setattr(model_bench, 'create_model', lambda *a, **k: tiny('', '')[0])
-    monkeypatch.setattr(model_bench, 'direct_labels', lambda *a: np.ones(2**24))
-    monkeypatch.setattr(model_bench, 'sliding_labels', lambda *a: None)
-    extra = {}
-    for way in ('direct', 'segmenter'):
-        _extra_memory(way, 'x', 64, 64, tmp_path/'b')
-        extra[way] = int((tmp_path/'b').read_text())
-    assert extra['segmenter'] < 2**25 < 2**26.5 < extra['direct'] < 2**28
+    given = {}
+    for way in ('direct', 'sliding'):
+        monkeypatch.setattr(model_bench, f'{way}_labels', lambda model, views, *how, way=way: given.update({way: (views[0].sum().item(), how)}))
+        work = _labelling(way.replace('sliding', 'segmenter'), 'x', 64, 96)
+        assert way not in given # nothing is done before it is measured
+        work()
+    assert given['direct'] == given['sliding'] and given['direct'][1] == ([False], (64, 96), 512, 512)
+
+def test_a_record_of_a_gpu_says_so_and_is_not_continued_on_a_processor():
+    assert not model_bench._same_setting(dict(device='a GPU', commit='a'), dict(device='cpu, 2 cores', commit='a'))
+
+def test_every_row_of_the_study_says_whether_it_is_exact_and_whether_it_helped():
+    row = dict(task='study', variant='Seg', content='4 windows', ratio=dict(x=1.2), quartiles=dict(x=(1.1, 1.3)), exact=True, gap=1e-6, labels=1., verdict='helped')
+    said = model_bench._line(row)
+    assert '1.20 × x (1.10 to 1.30)' in said and 'exact, logits within 1e-06, labels 100.0000 %; helped' in said
+    assert 'NOT exact' in model_bench._line(row | dict(exact=False))
+    assert 'not measured: ValueError: no' in model_bench._line(dict(task='study', variant='Seg', content='c', ratio={}, failed='ValueError: no'))
+    assert 'qkv 80 %' in model_bench._line(dict(task='peak', variant='Seg', content='c', ratio={}, linear=dict(qkv=.8), macs_per_second=3e9))
 
 def test_figures_name_what_benches_measure():
     assert {t for t, *_ in FIGURES} == {'one view', 'twelve views', 'memory', 'confusion matrix', 'colouring'}

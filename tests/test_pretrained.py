@@ -2,7 +2,7 @@
 import importlib.util
 import numpy as np, pytest, timm, torch
 from torch import nn
-from segmenter.checkpoints import save_package
+from segmenter.sharing import save_pretrained
 from segmenter.encoder import create_encoder
 from segmenter.mmseg_model import to_mmseg
 from segmenter.model import create_model
@@ -44,7 +44,7 @@ def test_safetensors_are_read(tmp_path):
 
 def test_a_package_and_a_segmenter_give_their_encoder(tmp_path):
     model = create_model(backbone=VIT, embed_dim=64, depth=2, n_heads=1, n_classes=2, image_size=64)
-    save_package(model, tmp_path/'package')
+    save_pretrained(model, tmp_path/'package')
     torch.save({'model': model.state_dict()}, tmp_path/'checkpoint.pth')
     for path in tmp_path/'package'/'model.safetensors', tmp_path/'checkpoint.pth':
         own = encoder(image_size=64)

@@ -7,7 +7,7 @@ from segmenter.encoder import BACKBONES, find_backbone
 from segmenter.experiments import _find, _shipped, check_parameters, find_template, load_profile, read_parameters, run_id
 from segmenter.model import VARIANTS, count_parameters
 from segmenter.settings import TrainSettings
-from segmenter.training import _filled, _model
+from segmenter.planning import _filled, _model
 
 PROFILES = list(_shipped('profiles', '**/*.yaml'))
 ROWS = [name for name in PROFILES if '/' in name]

@@ -87,7 +87,7 @@ def test_a_number_without_a_record_is_noticed(root):
 def test_reports_do_not_train_and_read_only_kept_records(root):
     for page in (root/'nbs'/'reports').glob('*.ipynb'):
         code = '\n'.join(''.join(c['source']) for c in json.loads(page.read_text())['cells'] if c['cell_type'] == 'code')
-        assert 'read_results' in code and not re.search(r'import torch|segmenter\.(training|evaluate|learner|checkpoints)|runs/', code), page.name
+        assert re.search('read_results|read_benches', code) and not re.search(r'import torch|segmenter\.(training|evaluate|learner|checkpoints)|runs/', code), page.name
 
 def test_what_was_not_run_says_so(root):
     table = show_table(read_published(root/'docs'/'results'/'published.yaml', 'released'), {})

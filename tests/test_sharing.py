@@ -2,7 +2,7 @@
 import json, pickle, re
 import numpy as np, pytest, torch
 from safetensors.torch import save_file
-from segmenter.checkpoints import load_model, read_weights, save_package
+from segmenter.checkpoints import load_model, read_weights
 from segmenter.model import create_model
 from segmenter.sharing import from_pretrained, save_pretrained
 
@@ -129,5 +129,5 @@ def test_a_folder_of_something_else_is_named_as_such(tmp_path):
     with pytest.raises(FileNotFoundError, match='no model.safetensors'): from_pretrained(tmp_path)
 
 def test_a_plain_package_and_a_shared_one_are_read_alike(model, tmp_path):
-    save_package(model, tmp_path/'plain')
+    save_pretrained(model, tmp_path/'plain')
     assert from_pretrained(tmp_path/'plain').config == model.config

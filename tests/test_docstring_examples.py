@@ -1,0 +1,16 @@
+"The example in a module's docstring runs as it stands, in an empty folder."
+import importlib, re
+import pytest
+
+MODULES = ('classes pairs folders datasets doctor statistics browser archives prepare augmentation reading pipelines '
+           'drawing attention explorer frames flicker video logs film_speed looking showing').split()
+
+def example(module): return re.findall(r'```python\n(.*?)```', importlib.import_module(f'segmenter.{module}').__doc__, re.S)
+
+@pytest.mark.parametrize('module', MODULES)
+def test_the_example_of_a_module_runs_as_it_stands(module, tmp_path, monkeypatch):
+    if module in ('frames', 'video', 'film_speed', 'showing'): pytest.importorskip('av')
+    monkeypatch.chdir(tmp_path)
+    (code,) = example(module)
+    assert len(code.splitlines()) <= 10
+    exec(compile(code, module, 'exec'), {})
