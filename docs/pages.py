@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ['paper_to_code', 'differences', 'symbols', 'file_formats', 'migration', 'reliability', 'glossary']
+ORDER = ['paper_to_code', 'differences', 'symbols', 'file_formats', 'migration', 'from_mmsegmentation', 'reliability', 'glossary', 'licences', 'citing']
 
 @dataclass(frozen=True)
 class Page:
@@ -381,10 +381,28 @@ def drills(root):
     rows = [(str(d['number']), d['promise'], d['drill'], '; '.join(map(said, d['tests']))) for d in json.loads((root/'tests'/'drills.json').read_text(encoding='utf-8'))]
     return _table(['', 'promise', 'drill', 'held by the tests'], rows)
 
+# ---- Numbers
+
+def measured(root, name):
+    "What the report on differences shows for a name: the stored output of the cell that assigns it."
+    for cell in json.loads((root/'nbs'/'reports'/'measured_differences.ipynb').read_text(encoding='utf-8'))['cells']:
+        if cell['cell_type'] == 'code' and re.search(rf'^(?:\w+, )*{name}(?:, \w+)* = ', ''.join(cell['source']), re.M):
+            shown = ''.join(''.join(o.get('data', {}).get('text/plain', '')) for o in cell['outputs'])
+            asked = [n.strip() for n in ''.join(cell['source']).strip().splitlines()[-1].split(',')]
+            if name in asked and shown: found = ast.literal_eval(shown); return str(found[asked.index(name)] if len(asked) > 1 else found)
+    raise ValueError(f'reports/measured_differences.ipynb shows nothing called {name!r}; a page of docs/reference quotes it')
+
+def published(root, table):
+    "What others published beside what was run here, a row a model."
+    from segmenter.registry import read_results
+    from segmenter.results import read_published, show_table
+    shown = show_table(read_published(root/'docs'/'results'/'published.yaml', table), read_results(root/'docs'/'results')).reset_index()
+    return _table(shown.columns, shown.itertuples(index=False))
+
 # ---- Pages
 
 TABLES = {f.__name__: f for f in (by_section, by_figure, beyond_paper, symbol_index, checkpoint_keys, variant_groups, log_keys, curve_columns, metrics_keys,
-    row_columns, scores_keys, evaluation_keys, per_class_columns, image_suffixes, label_suffixes, fields, dials, commands, flags, verbs, drills)}
+    row_columns, scores_keys, evaluation_keys, per_class_columns, image_suffixes, label_suffixes, fields, dials, commands, flags, verbs, drills, measured, published)}
 
 def _fill(root, text, source):
     "Prose with its tables."

@@ -122,7 +122,7 @@ def _noted(place):
     try: return json.loads((place/'made_of.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): return None
 
-# %% ../nbs/31i_cached_features.ipynb #e27e2669
+# %% ../nbs/31i_cached_features.ipynb #4f8b608e
 @torch.no_grad()
 def _compute(images, model, place, progress):
     "Every image in every view through the encoder, into two files."
@@ -135,7 +135,7 @@ def _compute(images, model, place, progress):
     try:
         for i in tqdm(range(len(images)), desc='features', unit='image', disable=not progress):
             x, y, _ = images._collect([images.seen(i, view) for view in range(n)])
-            tokens[i], labels[i] = encode(encoder, x.to(device)).unflatten(1, tokens.shape[2:4]).float().cpu().numpy(), y.numpy()
+            tokens[i], labels[i] = encode(encoder, x.contiguous().to(device)).unflatten(1, tokens.shape[2:4]).float().cpu().numpy(), y.numpy()
     finally: encoder.train(was)
     tokens.flush(), labels.flush()
 

@@ -55,20 +55,23 @@ def worst(
     "Of each pair the content on which it came out lowest."
     return table.loc[table.groupby(['task', 'variant', 'against'], sort=False).ratio.idxmin()].reset_index(drop=True)
 
-# %% ../nbs/62b_measured.ipynb #3830d9a0
+# %% ../nbs/62b_measured.ipynb #67d82b84
 def show_benches(
     table, # Of `read_benches` or `worst`
     ax=None, # Axes; None makes a figure
 ): # The axes
     "A bar a pair, to a logarithmic scale; a mark where we wanted to be."
     import matplotlib.pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(7, .32*len(table) + .8), layout='constrained')[1]
+    if ax is None: ax = plt.subplots(figsize=(8, .26*len(table) + .8), layout='constrained')[1]
     names = [' · '.join(filter(None, (r.task, r.variant, f'against {r.against}'))) for r in table.itertuples()]
     reached = [r.aim is None or r.aim != r.aim or r.ratio >= r.aim for r in table.itertuples()]
-    ax.barh(names, table.ratio, color=['C0' if good else 'C1' for good in reached])
+    bars = ax.barh(names, table.ratio, color=['C0' if good else 'C1' for good in reached])
+    ax.bar_label(bars, [f' {ratio:.3g}' for ratio in table.ratio], fontsize=8)
+    ax.tick_params(axis='y', labelsize=8)
     ax.scatter(table.aim, range(len(table)), marker='|', color='k', s=120, zorder=3, label='aim')
     ax.axvline(1, color='k', lw=.8)
     ax.set(xscale='log', xlabel='times as fast, or as little memory; 1: no difference')
+    ax.margins(x=.1)
     ax.invert_yaxis()
-    ax.legend(loc='lower right', frameon=False)
+    ax.legend(loc='center right')
     return ax

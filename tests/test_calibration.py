@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from dataclasses import replace
+from importlib import import_module
 from segmenter.calibration import Calibration, _Sample, calibrate, fit_temperature, probability_strips, scaled, show_reliability
 from segmenter.patches import SCENE_CLASSES, scene
 from segmenter.predict import make_views, protocol_for
@@ -132,6 +133,25 @@ def test_a_model_in_training_is_measured_in_evaluation_and_left_as_it_was(model,
     calibrate(model, folder)
     assert model.training
     model.eval()
+
+def test_calibration_runs_in_the_precision_of_the_evaluation(model, folder, monkeypatch):
+    module = import_module('segmenter.predict') # the package's front door has a function of that name
+    with pytest.raises(ValueError, match="'bf16' is for a GPU"): calibrate(model, folder, precision='bf16')
+    asked, quicker = [], module.Quicker
+    monkeypatch.setattr(module, 'Quicker', lambda model, precision, compile: asked.append((precision, compile)) or quicker(model, precision))
+    monkeypatch.setattr(module._Careful, '__init__', lambda self, model, precision=None, compile=False: self.__dict__.update(
+        device=torch.device('cpu'), model=model, quick=module.Quicker(model, precision, compile), patch_size=model.patch_size))
+    half, whole = calibrate(model, folder, precision='bf16', compile=True), calibrate(model, folder)
+    assert asked == [('bf16', True)]*4 + [(None, False)]*4 and half.before.nll != whole.before.nll
+
+def test_the_command_hands_the_precision_on_to_the_calibration(model, folder, monkeypatch, tmp_path):
+    from segmenter import measuring
+    evaluation, calibration = (import_module(f'segmenter.{name}') for name in ('evaluate', 'calibration'))
+    given, real = {}, evaluation.evaluate
+    monkeypatch.setattr(evaluation, 'evaluate', lambda *a, precision, compile, **k: real(*a, **k, progress=False))
+    monkeypatch.setattr(calibration, 'calibrate', lambda *a, **k: given.update(k))
+    measuring._measure(model, folder, tmp_path/'scores', 0, {}, True, False, 10, 1, {}, protocol='published', multi_scale=False, window_batch=3, precision='bf16', compile=True)
+    assert (given['precision'], given['compile'], given['window_batch']) == ('bf16', True, 3)
 
 def test_the_picture_is_drawn_without_a_screen():
     import matplotlib

@@ -4,10 +4,12 @@ import pytest
 
 MODULES = ('classes pairs folders datasets doctor statistics browser archives prepare augmentation reading pipelines '
            'drawing attention explorer frames flicker video logs film_speed looking showing').split()
+MEASURED = ('merge outputs predict photo_folders large_images metrics boundaries calibration sizes intervals evaluate reports submissions '
+            'accuracy bench model_bench loss_bench speed measuring').split()
 
 def example(module): return re.findall(r'```python\n(.*?)```', importlib.import_module(f'segmenter.{module}').__doc__, re.S)
 
-@pytest.mark.parametrize('module', MODULES)
+@pytest.mark.parametrize('module', MODULES + MEASURED)
 def test_the_example_of_a_module_runs_as_it_stands(module, tmp_path, monkeypatch):
     if module in ('frames', 'video', 'film_speed', 'showing'): pytest.importorskip('av')
     monkeypatch.chdir(tmp_path)

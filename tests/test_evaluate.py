@@ -204,7 +204,7 @@ def test_camvids_validation_split_is_measured_whole(shared_data, tmp_path):
     assert torch.equal(right, m.diagonal()) and torch.equal(right + missed, m.sum(1)) and torch.equal(right + false, m.sum(0))
     alone, blocks = bootstrap(found.images), bootstrap(found.images, block=25)
     assert alone.low < found.scores.mIoU < alone.high and blocks.score == alone.score
-    assert len(write_report(found, tmp_path, data, model=model, measured=meters, block=25, n=2)) == 9
+    assert len(write_report(found, tmp_path, data, model=model, measured=meters, block=25, n=2)) == 10
 
 def interleaved(ours, theirs, repeats=7):
     "Median of how many times longer the other way takes, both in turn."

@@ -3,7 +3,7 @@ import csv, json, math, os, signal, subprocess, sys, time
 import nbformat, pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from segmenter import cli
-from segmenter.experiments import (COLUMNS, Run, RunFailed, check_parameters, find_template, list_runs, load_profile, read_parameters,
+from segmenter.experiments import (COLUMNS, Run, RunFailed, _check_record, check_parameters, find_template, list_runs, load_profile, read_parameters,
                                    run_id, run_notebook, start_run)
 
 DIALS = '''#| some directive
@@ -117,8 +117,14 @@ def test_a_record_is_strict_json_and_a_row_has_the_fixed_columns(tmp_path):
     assert found['status'] == 'done' and found['profile'] == 'full' and found['split'] == 'val' and found['n_images'] == 9
     assert found['metrics'] == dict(mIoU=dict(value=41.5, unit='%'), speed=dict(value=3., unit='images/s'))
     assert {'python', 'torch', 'timm', 'fastai'} <= set(found['versions']) and found['device'] and found['seconds'] >= 0
+    assert found['processes'] == 1 and _check_record({k: v for k, v in found.items() if k != 'processes'}) # of a record older than the key
     with open(tmp_path/'r'/'row.csv') as f: row, = csv.DictReader(f)
     assert tuple(row) == COLUMNS and row['mIoU'] == '41.5' and row['seed'] == '3' and row['protocol'] == 'MS' and row['epochs'] == ''
+
+def test_how_many_processes_shared_the_work_stands_in_the_record_and_not_in_the_name(tmp_path):
+    assert start_run(dict(processes=4), tmp_path).record(mIoU=1.)['processes'] == 4
+    values = dict(variant='Seg-T/16', seed=0, processes=1)
+    assert run_id({**values, 'processes': 4}, values) == run_id(values, values)
 
 @pytest.mark.parametrize('value', [math.nan, math.inf, 'high', None, True])
 def test_a_metric_that_is_no_finite_number_leaves_no_record(tmp_path, value):

@@ -94,3 +94,14 @@ def test_bytes_outside_the_class_list_are_refused_too(prediction, target):
 def test_labels_on_a_gpu_count_the_same():
     labels = torch.arange(6).view(2, 3)
     assert torch.equal(ConfusionMatrix(6).update(labels.cuda(), labels).matrix, torch.eye(6, dtype=torch.int64))
+
+def test_the_heat_map_shows_the_classes_with_most_errors_and_none_that_never_occurs():
+    import matplotlib
+    matplotlib.use('Agg')
+    from segmenter.classes import ClassList
+    from segmenter.metrics import show_confusion
+    counts = ConfusionMatrix(6).update([0, 0, 1, 2, 2, 3], [0, 1, 1, 3, 3, 3])
+    names = lambda ax: [t.get_text() for t in ax.get_yticklabels()]
+    assert names(show_confusion(counts, ClassList(list('abcdef')))) == list('abcd') # e and f never occur
+    ax = show_confusion(counts, ClassList(list('abcdef')), n=2)
+    assert names(ax) == ['c', 'd'] and ax.images[0].get_array().tolist() == [[0, 0], [2/3, 1/3]]

@@ -113,7 +113,7 @@ def test_a_report_has_its_files_and_says_what_was_measured(found, val, model, me
     paths = write_report(found, tmp_path, val, model=model, measured=meters, n_resamples=50, block=2, n=1)
     assert {p.name for p in paths} == {p.name for p in tmp_path.iterdir()} == {f'{stem}_ss.{end}' for stem, end in (
         ('per_image', 'csv'), ('measures', 'json'), ('confused', 'csv'), ('counts', 'npz'), ('per_class', 'html'), ('per_class', 'png'),
-        ('confused', 'png'), ('interval', 'png'), ('contact_sheet', 'png'))}
+        ('confusion', 'png'), ('confused', 'png'), ('interval', 'png'), ('contact_sheet', 'png'))}
     said = json.loads((tmp_path/'measures_ss.json').read_text(), parse_constant=pytest.fail)
     assert said['interval']['low'] <= found.scores.mIoU <= said['interval']['high'] and said['interval']['block'] == 2
     assert said['boundary_mIoU'] == pytest.approx(meters['boundary'].compute().mIoU, abs=1e-3) and said['sizes']['small']['objects'] > 0

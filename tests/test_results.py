@@ -3,6 +3,7 @@ import json, math, re
 import pytest
 from segmenter import cli
 from segmenter.experiments import start_run
+from segmenter.measured import read_benches
 from segmenter.registry import read_record, read_results, read_runs
 from segmenter.results import ours, read_published, show_table
 
@@ -59,6 +60,7 @@ def allowed(root):
         found |= _spellings(float(record['seconds']))
         for name, m in record['metrics'].items(): groups.setdefault((record['profile'], name), []).append(m['value'])
     for values in groups.values(): found |= {s for v in (*values, sum(values)/len(values), min(values), max(values)) for s in _spellings(v)}
+    for pair in read_benches(root/'docs'/'results'/'bench').itertuples(): found |= {s for v in (pair.ratio, pair.low, pair.high, pair.aim, pair.agreement) if v is not None for s in _spellings(v)}
     return found
 
 def shown(notebook):

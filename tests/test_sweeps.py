@@ -60,14 +60,15 @@ def test_of_four_runs_one_killed_and_one_failing_the_same_line_finishes_all(toy,
     assert [state(toy, *key)['attempts'] for key in (('slow',), ('bad',), ('good',), ('good', 1))] == [2, 2, 1, 1]
     assert (toy.parent/'runs'/'toy_s0'/'metrics.json').read_bytes() == finished
 
-def test_ctrl_c_stops_every_run_in_a_state_that_can_be_continued(toy):
+@pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow)])
+def test_who_is_told_to_stop_stops_every_run_in_a_state_that_can_be_continued(toy, number, code):
     line = command(toy, '-p', 'kind', 'slow', '--sweep', 'seed=0,1,2', '--jobs', '2')
     sweep = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     pids = [toy.parent/'runs'/f'toy_kind-slow_s{seed}'/'pid' for seed in (0, 1)]
     wait_for(lambda: all(p.exists() and p.read_text() for p in pids))
-    sweep.send_signal(signal.SIGINT)
+    sweep.send_signal(number)
     said = sweep.communicate(timeout=60)[0]
-    assert sweep.returncode == 130 and 'waiting' in said
+    assert sweep.returncode == code and 'waiting' in said
     assert [state(toy, 'slow', seed)['status'] for seed in (0, 1)] == ['failed', 'failed'] and 'KeyboardInterrupt' in state(toy, 'slow')['exception']
     for p in pids: wait_for(lambda: not Path(f'/proc/{p.read_text()}').exists(), 20)
     table = read_runs(toy.parent/'runs').set_index('run_id').status

@@ -1,5 +1,6 @@
 "Each template at smoke size through the runner: files, a whole record, finite values; a slip stops it in seconds."
-import json, math, time
+import csv, json, math, os, signal, subprocess, sys, time
+from pathlib import Path
 import pytest
 from segmenter.experiments import RunFailed, find_template, read_parameters, run_notebook
 from segmenter.registry import read_record, write_html
@@ -48,3 +49,32 @@ def test_several_processes_measure_what_one_measures(tmp_path):
     values = dict(device='cpu', limit=0)
     one, two = (read_record(run_notebook('evaluate', values | dict(processes=n), tmp_path/str(n), quiet=True))['metrics'] for n in (1, 2))
     assert one['mIoU'] == two['mIoU'] and one['aAcc'] == two['aAcc']
+
+def rows(folder):
+    with open(folder/'curves.csv') as f: return [float(row['loss']) for row in csv.DictReader(f)]
+
+@pytest.mark.slow
+def test_a_training_shared_by_two_is_interrupted_continued_and_is_the_training_of_one(tmp_path):
+    dials = [word for name, value in dict(device='cpu', drop_path=0, epochs=3, train_images=48, checkpoint_every=1, eval_freq=3).items() for word in ('-p', name, str(value)) if name in read_parameters(find_template('train'))]
+    line = [Path(sys.executable).with_name('segmenter'), 'run', 'train', *dials]
+    out = tmp_path/'two'
+    two = subprocess.Popen([str(w) for w in [*line, '--torchrun', '2', '--out', out]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until = time.monotonic() + 300
+    while not list(out.glob('*/checkpoint.pth')):
+        assert time.monotonic() < until and two.poll() is None, two.communicate()[0][-3000:]
+        time.sleep(.1)
+    two.send_signal(signal.SIGINT)
+    assert two.wait(120) == 130 and 'Traceback' not in two.stdout.read()
+    folder, = out.iterdir()
+    state = json.loads((folder/'metrics.json').read_text())
+    assert state['status'] == 'failed' and 'KeyboardInterrupt' in state['exception']
+    again = subprocess.run([str(w) for w in [*line, '--torchrun', '2', '--out', out]], capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0 and 'resuming from checkpoint.pth' in again.stdout, again.stderr[-3000:]
+    alone = subprocess.run([str(w) for w in [*line, '--out', tmp_path/'one']], capture_output=True, text=True, timeout=600)
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    a, b = read_record(tmp_path/'one'/folder.name), read_record(folder)
+    assert (a['processes'], b['processes'], b['attempts']) == (1, 2, 2)
+    assert rows(tmp_path/'one'/folder.name) == pytest.approx(rows(folder), abs=1e-5) and a['metrics']['mIoU']['value'] == pytest.approx(b['metrics']['mIoU']['value'], abs=.5)
+
+def test_more_processes_than_a_batch_has_crops_are_refused(tmp_path):
+    with pytest.raises(RunFailed, match='a batch of 16 does not reach 17 processes'): run_notebook('train', dict(device='cpu', processes=17), tmp_path, quiet=True)
