@@ -26,7 +26,7 @@ def stamp(path):
 
 # ---- Tutorials
 
-TUTORIALS = ['your_own_data', 'released_weights', 'reading_attention'] # In the order of the sidebar, and of the map on the front page
+TUTORIALS = ['your_own_data', 'released_weights', 'reading_attention', 'label_a_film', 'batches', 'many_gpus', 'new_backbone', 'new_parts', 'deploying'] # As in the sidebar, and in the map on the front page
 
 def tutorials(root=ROOT): return [root/'nbs'/'00_tour.ipynb', *sorted((root/'nbs'/'tutorials').glob('*.ipynb'))]
 
@@ -55,10 +55,10 @@ def colab(path, root=ROOT):
     fresh, (title, *cells) = notebook['metadata'].get('outputs_of') == source_digest(notebook), notebook['cells']
     lines = [line for line in ''.join(title['source']).splitlines() if not line.startswith('[Open in Colab]')]
     title['source'] = ('\n'.join(lines).rstrip() + '\n\n' + colab_link(path, root)).splitlines(True)
-    cells = [cell for cell in cells if 'google.colab' not in ''.join(cell['source'])]
-    source = colab_cell(root)
-    setup = dict(cell_type='code', execution_count=None, id=hashlib.sha1(source.encode()).hexdigest()[:8], metadata={}, outputs=[], source=source.splitlines(True))
-    notebook['cells'] = [title, setup, *cells]
+    is_setup = lambda cell: 'google.colab' in ''.join(cell['source'])
+    name = next((cell['id'] for cell in cells if is_setup(cell)), 'c01ab000')
+    setup = dict(cell_type='code', execution_count=None, id=name, metadata={}, outputs=[], source=colab_cell(root).splitlines(True))
+    notebook['cells'] = [title, setup, *(cell for cell in cells if not is_setup(cell))]
     if fresh: notebook['metadata']['outputs_of'] = source_digest(notebook) # the cell has no output
     path.write_text(json.dumps(notebook, sort_keys=True, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 

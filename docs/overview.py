@@ -1,7 +1,7 @@
 """The method in one picture, from the model in the box: `python docs/overview.py` writes `docs/images/overview{,_dark}.{png,svg}`.
 
-Figure 2 of the paper, redrawn. Nothing in it is a sketch: the tokens are this model's, as three principal components over all
-layers together, the scores are what its decoder says of them, and the map is their argmax.
+Figure 2 of the paper, redrawn. Nothing in it is a sketch: the tokens are those of `landcover-mask` for a window of the boxed
+picture, as three principal components, the masks are the cosines its decoder finds, and the map is its answer.
 """
 import sys
 from pathlib import Path
@@ -20,33 +20,32 @@ def window(side=64):
     import segmenter as sg
     from PIL import Image
     from segmenter.predict import Protocol, make_views
-    model, image = sg.load_model('landcover'), np.array(Image.open(sg.boxed_image('landcover')))
+    model, image = sg.load_model('landcover-mask'), np.array(Image.open(sg.boxed_image('landcover-mask')))
     labels = sg.predict(model, image).label_map
-    places = [(y, x) for y in range(0, 161, 16) for x in range(0, 161, 16)]
-    def richness(place):
-        counts = np.bincount(labels[place[0]:place[0] + side, place[1]:place[1] + side].ravel())
-        return (counts > 120).sum()
-    y, x = max(places, key=richness)
+    def richness(place): return (np.bincount(labels[place[0]:place[0] + side, place[1]:place[1] + side].ravel()) > 120).sum()
+    y, x = max(((y, x) for y in range(0, 161, 16) for x in range(0, 161, 16)), key=richness)
     part = image[y:y + side, x:x + side]
     return model, part, make_views(part, Protocol(0, side, side), model.config.normalization)[0][0]
 
+@torch.no_grad()
 def look(model, view):
-    "Tokens after the embedding and after each block, scores `[K, h, w]`, and labels of the pixels."
+    "Tokens after the embedding and after each block, decoded patches and classes, their cosines `[K, h, w]`, labels of the pixels."
+    from segmenter.encoder import encode
+    from segmenter.mask_transformer import class_masks
     kept = []
     hooks = [module.register_forward_hook(lambda _, __, out: kept.append(out)) for module in (model.encoder.pos_drop, *model.encoder.blocks)]
-    with torch.no_grad(): scores, logits = model.masks(view)[0], model(view)[0]
+    tokens = encode(model.encoder, view)
     for hook in hooks: hook.remove()
-    return [tokens[0, model.encoder.num_prefix_tokens:] for tokens in kept], scores, logits.argmax(0).numpy()
+    patches, classes = model.decoder.decode(tokens)
+    agree = class_masks(patches, classes)[0].T.reshape(-1, 16, 16)
+    return [t[0, model.encoder.num_prefix_tokens:] for t in kept], patches[0], classes[0], agree, model(view)[0].argmax(0).numpy()
 
-def tints(tokens):
-    "Tokens of each layer as colours: three principal components each, stretched."
+def tint(tokens):
+    "Tokens as colours: three principal components, stretched."
     from segmenter.attention import principal_components
-    shown = []
-    for t in tokens:
-        parts = principal_components(t)
-        low, high = np.quantile(parts, (.02, .98), 0)
-        shown.append(((parts - low)/(high - low + 1e-9)).clip(0, 1).reshape(16, 16, 3))
-    return shown
+    parts = principal_components(tokens)
+    low, high = np.quantile(parts, (.02, .98), 0)
+    return ((parts - low)/(high - low + 1e-9)).clip(0, 1).reshape(16, 16, 3)
 
 def picture(fig, box, image, title='', ink='k', **more):
     ax = fig.add_axes(box)
@@ -64,42 +63,49 @@ def apart(image, patch=8, gap=2):
         for x in range(n): out[y*(patch + gap):y*(patch + gap) + patch, x*(patch + gap):x*(patch + gap) + patch] = np.dstack([image[y*patch:(y+1)*patch, x*patch:(x+1)*patch], np.full((patch, patch), 255, np.uint8)])
     return out
 
-def draw(name, ink, paper, model, part, layers, scores, labels):
-    fig = plt.figure(figsize=(10, 2.9), dpi=160, facecolor=paper)
-    def arrow(x0, x1, y=.46): fig.add_artist(FancyArrowPatch((x0, y), (x1, y), transform=fig.transFigure, arrowstyle='-|>', mutation_scale=10, color=ink, linewidth=1.1))
-    def words(x, text, y=.06): fig.text(x, y, text, ha='center', fontsize=8.5, color=ink)
+WIDTH, HEIGHT = 12.2, 3.1 # Inches; everything below is placed in inches
+
+def draw(name, ink, paper, model, part, layers, patches, classes, agree, labels):
+    fig = plt.figure(figsize=(WIDTH, HEIGHT), dpi=130, facecolor=paper)
+    at = lambda x, y, w, h: (x/WIDTH, y/HEIGHT, w/WIDTH, h/HEIGHT)
+    def words(x, y, text, **how): fig.text(x/WIDTH, y/HEIGHT, text, ha='center', color=ink, **dict(fontsize=8.5) | how)
+    def arrow(x): fig.add_artist(FancyArrowPatch((x/WIDTH, .48), ((x + .22)/WIDTH, .48), transform=fig.transFigure, arrowstyle='-|>', mutation_scale=10, color=ink, linewidth=1.1))
     palette, names = np.array(model.config.palette, np.uint8), model.config.classes
-    wide = lambda w: (w*2.9/10)
-    s = .50
-    picture(fig, (.012, .21, wide(s), s), part, 'image', ink)
-    words(.012 + wide(s)/2, 'H × W × 3')
-    arrow(.163, .183)
-    picture(fig, (.188, .21, wide(s), s), apart(part, 4, 1), 'patches', ink).set_frame_on(False)
-    words(.188 + wide(s)/2, 'N of P × P pixels')
-    arrow(.339, .359)
-    for i, (tokens, title) in enumerate(zip(layers, ['embedded', *(f'block {i}' for i in range(1, len(layers)))])):
-        picture(fig, (.366 + .05*(i % 2)*2, .50 - .43*(i//2), wide(.33), .33), tokens, title, ink)
-    fig.text(.465, .93, 'encoder: every patch looks at all', ha='center', fontsize=9, color=ink, weight='bold')
-    words(.465, 'N tokens of width D, as colours', .015)
-    arrow(.572, .592)
+    picture(fig, at(.12, .74, 1.5, 1.5), part, 'image', ink)
+    words(.87, .5, 'H × W × 3')
+    arrow(1.68)
+    picture(fig, at(1.96, .74, 1.5, 1.5), apart(part, 4, 1), 'patches', ink).set_frame_on(False)
+    words(2.71, .5, 'N of P × P')
+    arrow(3.52)
+    for i, tokens in enumerate(layers):
+        picture(fig, at(3.82 + 1.08*(i % 2), 1.63 - 1.27*(i//2), .96, .96), tint(tokens), 'embedded' if i == 0 else f'block {i}', ink)
+    words(4.84, 2.86, 'encoder', fontsize=10, weight='bold')
+    words(4.84, .1, 'N tokens of width D, as colours')
+    arrow(5.98)
+    picture(fig, at(6.26, .84, 1.3, 1.3), tint(patches), 'patch tokens', ink)
+    strip = classes/classes.norm(dim=1, keepdim=True)
+    ax = picture(fig, at(7.76, .84, .62, 1.3), strip[:, :32], 'class tokens', ink, cmap='PuOr', aspect='auto', vmin=-.4, vmax=.4)
     seen = np.argsort(-np.bincount(labels.ravel(), minlength=len(names)))[:4]
-    top = scores.abs().amax().item()
+    for k in range(len(names)): ax.add_patch(plt.Rectangle((-3.2, k - .42), 2.2, .84, color=palette[k]/255, clip_on=False, linewidth=0))
+    words(7.3, 2.86, 'mask transformer', fontsize=10, weight='bold')
+    words(7.3, .5, 'patches and K classes look at each other')
+    arrow(8.46)
     for i, k in enumerate(seen):
-        ax = picture(fig, (.60 + .1*(i % 2), .50 - .43*(i//2), wide(.33), .33), scores[k], names[k].split(' and ')[0].replace('evergreen', 'evergr.').replace('broadleaf', 'broadl.')[:18], ink, cmap='RdBu_r', vmin=-top, vmax=top)
+        short = names[k].replace(' and built-up', '').replace('evergreen', 'evergr.').replace('deciduous', 'decid.').replace('broadleaf forest', 'forest').replace('cropland and natural mosaic', 'mosaic')
+        ax = picture(fig, at(8.76 + 1.08*(i % 2), 1.63 - 1.27*(i//2), .96, .96), agree[k], short[:16], ink, cmap='RdBu_r', vmin=-1, vmax=1)
         for side in ax.spines.values(): side.set(color=palette[k]/255, linewidth=2)
-    fig.text(.698, .93, 'decoder: every class scores every patch', ha='center', fontsize=9, color=ink, weight='bold')
-    words(.698, f'K = {len(names)} masks of N, four shown', .015)
-    arrow(.808, .828)
-    picture(fig, (.835, .21, wide(s), s), palette[labels], 'the best class', ink)
-    words(.835 + wide(s)/2, 'upsampled to H × W')
-    folder = ROOT/'docs'/'images'
-    for kind in ('png', 'svg'): fig.savefig(folder/f'{name}.{kind}', facecolor=paper, metadata={'Date': None} if kind == 'svg' else None)
+    words(9.78, 2.86, 'masks: cosine of patch and class', fontsize=10, weight='bold')
+    words(9.78, .1, f'K = {len(names)} of N, four shown, −1 to 1')
+    arrow(10.3 + .56)
+    picture(fig, at(10.3 + .86, 1.0, .96, .96), palette[labels], 'best class', ink)
+    words(10.3 + 1.34, .76, 'H × W')
+    for kind in ('png', 'svg'): fig.savefig(ROOT/'docs'/'images'/f'{name}.{kind}', facecolor=paper, metadata={'Date': None} if kind == 'svg' else None)
     plt.close(fig)
 
 def main():
     plt.rcParams['svg.hashsalt'] = 'segmenter' # the same file each time
     model, part, view = window()
-    tokens, scores, labels = look(model, view)
-    for name, (ink, paper) in INKS.items(): draw(name, ink, paper, model, part, tints(tokens), scores, labels)
+    found = look(model, view)
+    for name, (ink, paper) in INKS.items(): draw(name, ink, paper, model, part, *found)
 
 if __name__ == '__main__': sys.exit(main())

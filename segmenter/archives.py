@@ -59,21 +59,33 @@ def _version(headers):
     etag = headers.get('ETag') or ''
     return etag if etag and not etag.startswith('W/') else headers.get('Last-Modified') or ''
 
-# %% ../nbs/12c_archives.ipynb #0f75bbab
+# %% ../nbs/12c_archives.ipynb #636e1fb4
 def _start(part, tag_file, sha1):
     "Where to continue, and the version to ask for."
     tag = tag_file.read_text(encoding='utf-8') if tag_file.is_file() else ''
     return (part.stat().st_size, tag) if part.is_file() and (tag or sha1) else (0, '')
 
-def _pour(answer, file, bar, start, total):
-    "Copy a connection to a file, and the file to the disk."
+_CRAWL = 1000 # Bytes a second; what brings less counts as lost
+
+class _Crawls(TimeoutError): "A connection that drips."
+
+def _pour(answer, file, bar, start, total, timeout):
+    "Copy a connection to a file, and the file to the disk, as long as it does not crawl."
     bar.total, bar.n = total, start
     bar.refresh()
-    while chunk := answer.read(1 << 20): bar.update(file.write(chunk))
-    file.flush()
-    os.fsync(file.fileno())
+    since, came = time.monotonic(), 0
+    try:
+        while chunk := answer.read1(1 << 16): # what has come, however little
+            bar.update(file.write(chunk))
+            came += len(chunk)
+            if (now := time.monotonic()) - since < timeout: continue
+            if came < _CRAWL*timeout: raise _Crawls(f'it crawls, {_amount(came)} in {timeout:g} seconds')
+            since, came = now, 0
+    finally:
+        file.flush()
+        os.fsync(file.fileno())
 
-# %% ../nbs/12c_archives.ipynb #3381643c
+# %% ../nbs/12c_archives.ipynb #874fed0e
 def _fetch(url, part, sha1, room, timeout, bar):
     "One connection: add to `part` what comes; True when the file is complete."
     tag_file = part.with_name(part.name + '.version')
@@ -90,7 +102,7 @@ def _fetch(url, part, sha1, room, timeout, bar):
         total = start + int(length) if length else None
         if total: _need_room(part.parent, room*total - start, part.stem)
         tag_file.write_text(_version(answer.headers), encoding='utf-8')
-        with open(part, 'ab' if start else 'wb') as f: _pour(answer, f, bar, start, total)
+        with open(part, 'ab' if start else 'wb') as f: _pour(answer, f, bar, start, total, timeout)
     return total is None or part.stat().st_size == total
 
 # %% ../nbs/12c_archives.ipynb #fb6e56de
@@ -116,24 +128,25 @@ def _reason(error):
     if isinstance(error, HTTPError): return f'the server answers {error.code} {error.reason}'
     return str(getattr(error, 'reason', '') or error) or type(error).__name__
 
-# %% ../nbs/12c_archives.ipynb #42933133
+# %% ../nbs/12c_archives.ipynb #dc718f0e
 def _insist(url, part, sha1, room, tries, wait, timeout, bar):
     "Connect until the file is whole; give up after `tries` connections that brought nothing new."
     left, most, why = tries, part.stat().st_size if part.is_file() else 0, ''
     while left:
+        crawls = False
         try:
             if _fetch(url, part, sha1, room, timeout, bar): return
             why = 'the connection closed early'
         except _TROUBLE as e:
-            why = _reason(e)
+            why, crawls = _reason(e), isinstance(e, _Crawls)
             if isinstance(e, HTTPError) and e.code < 500 and e.code not in (408, 429): break # asking again will not help
         have = part.stat().st_size if part.is_file() else 0
-        left, most = (tries if have > most else left - 1), max(most, have)
+        left, most = (tries if have > most and not crawls else left - 1), max(most, have)
         if left: time.sleep(wait*2**(tries - left))
     kept = _start(part, part.with_name(part.name + '.version'), sha1)[0]
     raise ValueError(f'{url}: {why}' + (f'; {_amount(kept)} are kept, run again to continue' if kept else ''))
 
-# %% ../nbs/12c_archives.ipynb #96e535c3
+# %% ../nbs/12c_archives.ipynb #839cd9ab
 def download(
     url:str, # Address
     path, # Final name of the file
@@ -142,7 +155,7 @@ def download(
     room:float=1, # Free space to ask for, in sizes of the file: 2 where it will be unpacked next to itself
     tries:int=4, # Connections in a row that may bring nothing new
     wait:float=1., # Before the second try, seconds; doubled for each further one
-    timeout:float=30., # Silence after which a connection counts as lost, seconds
+    timeout:float=30., # Silence, or less than a kilobyte a second, after which a connection counts as lost, seconds
     progress:bool=True, # A bar over the bytes
 )->Path: # The file, whole and verified
     "Fetch a file, continuing where an earlier try stopped (project)."

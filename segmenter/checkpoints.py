@@ -273,13 +273,13 @@ def _read_package(path):
         f'{str(path)!r} is not the file that its {beside.name} was written for (sha256 differs); get the folder again')
     return _config(about['config'])
 
-# %% ../nbs/06_checkpoints.ipynb #e10725fe
+# %% ../nbs/06_checkpoints.ipynb #3315ea38
 def _misfit(model, weights):
     "The first tensor that does not fit, in words."
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in weights.items()}
     for key in 'decoder.cls_emb', 'decoder.head.weight':
-        if key in own and key in given and own[key] != given[key]:
+        if key in own and key in given and own[key][-2] != given[key][-2]:
             return f'it has {given[key][-2]} classes and not {own[key][-2]}'
     key = next(key for key in sorted(own.keys() | given.keys()) if own.get(key) != given.get(key))
     return f'{key!r} is {given.get(key, "absent")} in the file and {own.get(key, "absent")} in the model'

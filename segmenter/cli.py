@@ -159,17 +159,20 @@ def browse(
     data = load_dataset(dataset, split, data_root, strict=False)
     print(f'written to {write_page(data, out, limit, progress=True)}')
 
-# %% ../nbs/70_cli.ipynb #15689d1c
+# %% ../nbs/70_cli.ipynb #22cd04b3
 def convert(
     src:str, # Checkpoint: the authors', mmsegmentation's, a run folder, a package
     out:str, # New folder
     *,
     to:Literal['authors', 'mmseg', 'package']='package', # Layout to write
+    licence:str=None, # Of the weights, for a package's card, such as apache-2.0
+    picture:str=None, # What the model sees, for a package's card, such as an overlay
 ):
     "Write a checkpoint in another project's layout."
+    facts = dict(licence=licence, picture=picture and _need(picture, 'picture'))
     _need(src, 'checkpoint')
     from segmenter.convert import convert as run
-    print(run(src, out, to))
+    print(run(src, out, to, **{key: value for key, value in facts.items() if value}))
 
 # %% ../nbs/70_cli.ipynb #d5fadc09
 _BENCHES = dict.fromkeys(('data', 'merge', 'scales', 'memory', 'counts', 'figures', 'throughput', 'study', 'loss', 'video', 'export'))

@@ -1,6 +1,11 @@
 """A plain vision transformer from timm, with the authors' epsilon and the authors' positions
 
-`create_encoder` builds one of the twelve backbones of the paper, with the authors' state-dict keys, or any plain vision transformer of timm by its name, in full size or narrower. It takes images of any size whose sides are multiples of the patch; positions are resampled by one of the `POSITION_RULES` and one of `segmenter.patches.INTERPOLATIONS`. `encode` returns the patch tokens a decoder works on, without class, distillation and register tokens. `find_backbone` tells the size of a backbone without building it. `load_pretrained` starts one from its pretrained weights. `NORMALIZATIONS` says what pixels each family of backbones expects.
+`create_encoder` builds one of the twelve backbones of the paper, with the authors' state-dict keys, or any plain
+vision transformer of timm by its name, in full size or narrower. It takes images of any size whose sides are
+multiples of the patch; positions are resampled by one of the `POSITION_RULES` and one of
+`segmenter.patches.INTERPOLATIONS`. `encode` returns the patch tokens a decoder works on, without class, distillation
+and register tokens. `find_backbone` tells the size of a backbone without building it. `load_pretrained` starts one
+from its pretrained weights. `NORMALIZATIONS` says what pixels each family of backbones expects.
 
 ```python
 import torch

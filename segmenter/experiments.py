@@ -130,9 +130,9 @@ def find_template(
     "The notebook that is meant."
     return _find('experiment', notebook, '.', '*.ipynb')
 
-# %% ../nbs/60_experiments.ipynb #d24c490a
+# %% ../nbs/60_experiments.ipynb #5d7cff02
 _IN_NAME = {'variant', 'backbone', 'decoder', 'dataset', 'im_size', 'crop_size', 'epochs', 'iterations', 'seed'}
-_NOT_THE_RUN = {'log_dir', 'data_root', 'device', 'workers', 'processes'} # where and on what, not what
+_NOT_THE_RUN = {'log_dir', 'data_root', 'device', 'workers', 'processes', 'checkpoint_every', 'keep_every'} # where, on what and how safely, not what
 
 def _length(values):
     "20e for epochs, 160k or 20i for iterations."

@@ -110,11 +110,11 @@ def _sentence(error):
     text = f'{error.strerror}: {error.filename}' if isinstance(error, OSError) and error.strerror and error.filename else str(error)
     return ' '.join(text.split()) or type(error).__name__
 
-# %% ../nbs/65_flags.ipynb #fcff218d
+# %% ../nbs/65_flags.ipynb #a50dbd90
 def _quiet():
     "Leave out what libraries tell each other, here and in the kernels we start; a user of the command cannot act on it."
     import os, warnings
-    chatter = ('`torch.jit.script` is deprecated', 'IProgress not found')
+    chatter = ('`torch.jit.script` is deprecated', '`broadcast_buffers` is deprecated', 'Grad strides do not match bucket view', 'IProgress not found')
     for text in chatter: warnings.filterwarnings('ignore', text)
     os.environ.setdefault('PYTHONWARNINGS', ','.join(f'ignore:{text}' for text in chatter))
 

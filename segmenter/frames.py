@@ -144,9 +144,9 @@ def open_clip(
     if not path.is_file(): raise FileNotFoundError(f'no film at {str(source)!r}')
     return _file_clip(path, partial)
 
-# %% ../nbs/40b_frames.ipynb #3fbd5bbc
+# %% ../nbs/40b_frames.ipynb #8462779d
 def _check_part(start, end, every):
-    if start < 0 or end is not None and end <= start: raise ValueError(f'from {start:g} to {end} seconds is no part of a film')
+    if start < 0 or end is not None and end <= start: raise ValueError(f'from {start:g} to {"the end" if end is None else format(end, "g")} seconds is no part of a film')
     if every < 1: raise ValueError(f'every {every} frames: give at least 1')
 
 def _file_frames(clip, start):

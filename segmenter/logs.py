@@ -202,7 +202,7 @@ def _draw_curve(ax, colour, name, runs, x_key, y_key, smooth):
     ax.annotate(f'{ys[-1]:.2f}', (xs[-1], ys[-1]), xytext=(3, 3), textcoords='offset points', color=colour, fontsize=8)
     return [*ys, *(() if low is None else (*low, *high))]
 
-# %% ../nbs/42_logs.ipynb #8c91e6ff
+# %% ../nbs/42_logs.ipynb #2be5aa2d
 def show_runs(
     runs:Runs, # As `read_runs` gives them
     y_key:str='val_mean_iou', # Vertical axis; a/b is b inside a
@@ -227,7 +227,7 @@ def show_runs(
         if not drawn: plt.close(fig); raise ValueError(f"no run has {y_key!r} over {x_key!r}; they have {', '.join(runs.runs[0].keys)}")
         ax.set(xlabel=x_key, ylabel=y_key, xscale='log' if log_x else 'linear', yscale='log' if log_y else 'linear')
         ax.margins(y=.1)
-        ax.set_ylim(runs.vmin, runs.vmax)
+        ax.set_ylim(None if log_y and (runs.vmin or 0) <= 0 else runs.vmin, runs.vmax) # a logarithm has no zero
         ax.legend(loc='center', bbox_to_anchor=(.75, .2))
     return fig
 

@@ -28,21 +28,34 @@ def _class_ids(model, names):
     known = {name: i for i, name in enumerate(class_list_of(model).names)}
     return [lookup('class', name, known | {str(i): i for i in known.values()}) for name in names]
 
-# %% ../nbs/68_looking.ipynb #d7e8e114
-def _draw(path, model, image, layer, enc, patch, classes, **how):
-    "One figure, in the format its name says."
+# %% ../nbs/68_looking.ipynb #7ebac6de
+def _numbers(words):
+    "Layers given at the command; None for none."
+    try: return [int(i) for i in words or ()] or None
+    except ValueError: raise ValueError(f'--layer takes a number, not {" ".join(words)!r}') from None
+
+def _draw(path, model, image, layer, enc, patch, classes, layers, **how):
+    "One figure, in the format its name says, whole or not at all."
     import matplotlib.pyplot as plt
     from segmenter.attention import show_classes, show_layers
+    from segmenter.logs import write_figure
     from segmenter.predict import class_list_of
     names = class_list_of(model).names
-    if enc or patch is not None: figure = show_layers(model, image, patch, patch is None, part='encoder' if enc else 'decoder', **how)
+    if enc or patch is not None: figure = show_layers(model, image, patch, patch is None, layers, 'encoder' if enc else 'decoder', **how)
     else: figure = show_classes(model, image, layer, [names[k] for k in _class_ids(model, classes)] if classes else None, **how)
-    figure.savefig(Path(path).expanduser(), dpi=150)
+    write_figure(figure, path, dpi=150)
     plt.close(figure)
 
-# %% ../nbs/68_looking.ipynb #1f3b355f
+# %% ../nbs/68_looking.ipynb #728351b6
+def _figure_place(path):
+    "Refuse a figure that could not be written, before a model is loaded."
+    from segmenter.guards import lookup
+    lookup('kind of figure', Path(path).suffix.lower(), dict.fromkeys(('.png', '.svg', '.pdf')))
+    writable_folder(Path(path).expanduser().parent)
+
+# %% ../nbs/68_looking.ipynb #2171d590
 def attention(
-    model_path:str, # checkpoint.pth, or the folder of a run
+    model_path:str, # checkpoint.pth, the folder of a run, or the name of a model in the box
     image_path:str, # Image to look at
     output_dir:str, # Folder of the maps
     *,
@@ -56,22 +69,25 @@ def attention(
     square:bool=False, # The authors' top-left square instead of the whole image
     im_size:int=None, # Short side of the resized image, pixels; the checkpoint's when left out
     figure:str=None, # Also write one figure: layers in a row, or with --dec --cls the classes in a grid, heads averaged
+    layer:list=(), # With --figure: block in the row, from 0; may be repeated; 1, 4, 8, 12, 16 and the last when left out
     gpu:bool=None, # Use the GPU; the default where there is one
 ):
     "Write attention maps of an image, one for each head (the authors' `segm.scripts.show_attn_map`)."
     checkpoint, image = _need(model_path, 'checkpoint'), _need(image_path, 'image')
     if class_ and (enc or not cls): raise ValueError('--class chooses among the classes of the decoder: give --dec --cls too')
-    if figure: writable_folder(Path(figure).expanduser().parent)
+    layers = _numbers(layer)
+    if layers and (not figure or not enc and cls): raise ValueError('--layer chooses what --figure shows in a row: give --figure FILE too, and a patch, or the class token of the encoder')
+    if figure: _figure_place(figure)
     from segmenter.attention import write_attention_maps
     model = _load(checkpoint, gpu)
     files = write_attention_maps(model, image, output_dir, layer_id, 'encoder' if enc else 'decoder', None if cls else (x_patch, y_patch), cls,
                                  cmap, _class_ids(model, class_) if class_ else None, square=square, im_size=im_size)
-    if figure: _draw(figure, model, image, layer_id, enc, None if cls else (x_patch, y_patch), class_, square=square, im_size=im_size)
+    if figure: _draw(figure, model, image, layer_id, enc, None if cls else (x_patch, y_patch), class_, layers, square=square, im_size=im_size)
     print(f'{len(files)} pictures written to {files[0].parent if len({f.parent for f in files}) == 1 else files[0].parents[1]}')
 
-# %% ../nbs/68_looking.ipynb #52a2724d
+# %% ../nbs/68_looking.ipynb #d62d2cdb
 def explore(
-    model_path:str, # checkpoint.pth, or the folder of a run
+    model_path:str, # checkpoint.pth, the folder of a run, or the name of a model in the box
     image_path:str, # Image to look at
     page:str, # HTML file to write
     *,
@@ -86,8 +102,7 @@ def explore(
     "Write one HTML page to explore where a model looks in an image."
     checkpoint, image = _need(model_path, 'checkpoint'), _need(image_path, 'image')
     if truth: truth = _need(truth, 'label map')
-    try: layers = 'all' if all_layers else [int(i) for i in layer] if layer else None
-    except ValueError: raise ValueError(f'--layer takes a number, not {" ".join(layer)!r}') from None
+    layers = 'all' if all_layers else _numbers(layer)
     from segmenter.explorer import write_explorer
     file = write_explorer(_load(checkpoint, gpu), image, page, layers=layers, truth=truth, im_size=im_size, max_mb=max_mb, title=title)
     print(f'written to {file} ({file.stat().st_size/1e6:.1f} MB)')

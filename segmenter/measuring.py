@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 from .guards import writable_folder
 
-# %% ../nbs/67_measuring.ipynb #f9ea4954
+# %% ../nbs/67_measuring.ipynb #fd0f135d
 def _load(model_path, gpu=None):
     "The model of a checkpoint on the device that was asked for."
     import torch
@@ -29,16 +29,17 @@ def _load(model_path, gpu=None):
     if gpu and not torch.cuda.is_available(): raise ValueError('no GPU is available to torch; leave --gpu out, or give --cpu')
     return load_model(model_path).to('cuda' if gpu or gpu is None and torch.cuda.is_available() else 'cpu')
 
-def _boxed(path):
-    "Is it the bare name of a model that comes with the package?"
-    from importlib.resources import files
-    return (files('segmenter')/'weights'/f'{Path(path).name}.safetensors').is_file() and Path(path).name == str(path)
-
 def _check_precision(precision, gpu):
     "Half precision is for GPUs."
     import torch
     if precision and (gpu is False or not torch.cuda.is_available()): raise ValueError(
         f'--precision {precision} needs a GPU: on a processor it is slower and less exact; leave it out')
+
+# %% ../nbs/67_measuring.ipynb #ea08f787
+def _boxed(path):
+    "Is it the bare name of a model that comes with the package?"
+    from importlib.resources import files
+    return (files('segmenter')/'weights'/f'{Path(path).name}.safetensors').is_file() and Path(path).name == str(path)
 
 def _released(path):
     "Has it the form of a name in the zoo? Whether it is there, `load_model` says."
@@ -54,12 +55,13 @@ def _beside(checkpoint):
     if checkpoint.is_dir(): return checkpoint
     return checkpoint.parent if checkpoint.exists() else Path(f'{checkpoint.name}_scores')
 
-# %% ../nbs/67_measuring.ipynb #41914636
+# %% ../nbs/67_measuring.ipynb #88c2794e
 def _together(gpu=None):
     "The processes that a launcher started, joined while a block runs; or this one alone."
     from segmenter.distributed import together
     return together(cpu=gpu is False)
 
+# %% ../nbs/67_measuring.ipynb #e1edcb6d
 def _first(here, do, others=True):
     "What `do` returns, called by the first process before the others; where it refuses, they end quietly."
     if here.world == 1: return do()
@@ -123,28 +125,13 @@ def _close(images, lines):
     if images: _zip(images)
     print('\n'.join(lines))
 
-# %% ../nbs/67_measuring.ipynb #a45dc27b
+# %% ../nbs/67_measuring.ipynb #d1d46ba6
 def _meters(data, boundary, sizes):
     "The further counters, by name."
     from segmenter.boundaries import BoundaryIoU
     from segmenter.sizes import SizeBins
     k = len(data.classes), data.classes.ignore_index
     return (dict(boundary=BoundaryIoU(*k)) if boundary else {}) | (dict(sizes=SizeBins(*k)) if sizes else {})
-
-def _measure(model, data, folder, rank, meters, calibration, report, resamples, block, sizes, **how):
-    "Say the protocol, evaluate, write scores and report."
-    from segmenter.evaluate import _describe, evaluate as measure, named_protocol
-    if rank == 0: print('protocol:', _describe(*named_protocol(model, data, how['protocol'], how['multi_scale'], **sizes)))
-    found = measure(model, data, meters=meters.values(), **sizes, **how)
-    if calibration:
-        from segmenter.calibration import calibrate
-        calibration = calibrate(model, data, protocol=found.protocol, images=found.images.indices, **{key: how[key] for key in ('window_batch', 'precision', 'compile')})
-    if rank == 0:
-        found.write(folder)
-        if report:
-            from segmenter.reports import write_report
-            write_report(found, folder, data, model=model, measured=meters, calibration=calibration or None, n_resamples=resamples, block=block)
-    return found, calibration or None
 
 # %% ../nbs/67_measuring.ipynb #3a93a1fd
 def _lines(found, meters, calibration, folder):
@@ -158,6 +145,21 @@ def _lines(found, meters, calibration, folder):
     if calibration: yield (f'calibration on {calibration.n_images} images: ECE {calibration.before.ece:.2f} %, '
                            f'{calibration.after.ece:.2f} % at temperature {calibration.temperature:.3f}')
 
+# %% ../nbs/67_measuring.ipynb #2dad2677
+def _measure(model, data, folder, rank, meters, calibration, report, sizes, **how):
+    "Say the protocol, evaluate, write scores and report; what is to be said of it."
+    from segmenter.evaluate import _describe, evaluate as measure, named_protocol
+    if rank == 0: print('protocol:', _describe(*named_protocol(model, data, how['protocol'], how['multi_scale'], **sizes)))
+    found = measure(model, data, meters=meters.values(), **sizes, **how)
+    if calibration:
+        from segmenter.calibration import calibrate
+        calibration = calibrate(model, data, protocol=found.protocol, images=found.images.indices, **{key: how[key] for key in ('window_batch', 'precision', 'compile')})
+    if rank == 0: found.write(folder)
+    if rank == 0 and report:
+        from segmenter.reports import write_report
+        write_report(found, folder, data, model=model, measured=meters, calibration=calibration or None, **report)
+    return _lines(found, meters, calibration, folder)
+
 # %% ../nbs/67_measuring.ipynb #e1b9b1f1
 def _check_share(frac_dataset):
     if not 0 < frac_dataset <= 1: raise ValueError(f'--frac-dataset {frac_dataset}: give a share above 0 and up to 1')
@@ -170,7 +172,7 @@ def _limit(n, frac_dataset, report, block, calibration):
     if calibration and n < 2: raise ValueError('--calibration fits on one half of the images and measures the other: give at least 2')
     return limit
 
-# %% ../nbs/67_measuring.ipynb #54588e6f
+# %% ../nbs/67_measuring.ipynb #571d0c31
 def evaluate(
     model_path:str, # checkpoint.pth, or the folder of a run
     dataset:str, # Data set, by name or folder; its validation part
@@ -202,12 +204,12 @@ def evaluate(
     folder = writable_folder(out or _beside(checkpoint))
     from segmenter.datasets import load_dataset
     data = load_dataset(dataset, 'val', data_root)
-    limit, given = _limit(len(data), frac_dataset, report, block, calibration), dict(im_size=im_size, window_size=window_size, window_stride=window_stride)
+    how = dict(limit=_limit(len(data), frac_dataset, report, block, calibration), protocol=protocol, multi_scale=multiscale, window_batch=window_batch_size,
+               precision=precision, compile=compile, sizes=dict(im_size=im_size, window_size=window_size, window_stride=window_stride))
     with _ready(checkpoint, gpu, folder, save_images) as (rank, model, images):
-        meters = _meters(data, boundary, sizes)
-        found, calibration = _measure(model, data, folder, rank, meters, calibration, report, resamples, block, given, limit=limit, protocol=protocol,
-            multi_scale=multiscale, window_batch=window_batch_size, each=_saver(images, data, blend) if images else None, precision=precision, compile=compile)
-        if rank == 0: _close(images, _lines(found, meters, calibration, folder))
+        lines = _measure(model, data, folder, rank, _meters(data, boundary, sizes), calibration, report and dict(n_resamples=resamples, block=block),
+                         each=_saver(images, data, blend) if images else None, **how)
+        if rank == 0: _close(images, lines)
 
 # %% ../nbs/67_measuring.ipynb #de379734
 def _pretrained(backbone, weights, gpu):

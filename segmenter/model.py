@@ -1,6 +1,11 @@
 """Encoder and decoder joined: the paper's variants by name, and anything in between
 
-`create_model('Seg-T-Mask/16', n_classes=17, image_size=224)` builds a model by the paper's name; `create_model(backbone=…, decoder=…, depth=…)` builds any other, on any plain vision transformer of timm, such as `backbone='vit_small_patch14_reg4_dinov2'`. A `Segmenter` maps normalised images of any size to logits of the same size; `Segmenter.masks` stops at patch resolution, which is what training and sliding windows use. `model.config` is a `ModelConfig`: plain values from which `Segmenter(config)` builds the same model again, with class names, palette and the settings of its evaluation. State dicts have the keys of the authors' checkpoints.
+`create_model('Seg-T-Mask/16', n_classes=17, image_size=224)` builds a model by the paper's name;
+`create_model(backbone=…, decoder=…, depth=…)` builds any other, on any plain vision transformer of timm, such as
+`backbone='vit_small_patch14_reg4_dinov2'`. A `Segmenter` maps normalised images of any size to logits of the same
+size; `Segmenter.masks` stops at patch resolution, which is what training and sliding windows use. `model.config` is a
+`ModelConfig`: plain values from which `Segmenter(config)` builds the same model again, with class names, palette and
+the settings of its evaluation. State dicts have the keys of the authors' checkpoints.
 
 ```python
 import torch

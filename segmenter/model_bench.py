@@ -22,7 +22,7 @@ from pathlib import Path
 # %% ../nbs/61a_model_bench.ipynb #a9032c17
 import numpy as np, torch
 import torch.nn.functional as F
-from .bench import Timings, extra_memory, interleave, new_record, photo_set
+from .bench import extra_memory, interleave, new_record, photo_set
 from .classes import import_mmseg
 from .encoder import encode
 from .guards import lookup
@@ -383,7 +383,7 @@ def _found(rows, task, variant, against):
     if against == 'after': return max((r['after'] for r in mine), default=None)
     return min((r['ratio'][against] for r in mine if against in r['ratio']), default=None)
 
-# %% ../nbs/61a_model_bench.ipynb #8c7c089c
+# %% ../nbs/61a_model_bench.ipynb #71768ed5
 def _study_words(r):
     "What a row of the study adds: is it exact, did it help, or why was it not measured?"
     if 'failed' in r: yield f"not measured: {r['failed']}"
@@ -392,8 +392,9 @@ def _study_words(r):
 
 def _line(r):
     "One row in words."
-    head = ' · '.join(filter(None, (r['task'], r['variant'], r['content'])))
-    said = [f'{v:.2f} × {n}' + (f" ({r['quartiles'][n][0]:.2f} to {r['quartiles'][n][1]:.2f})" if n in r.get('quartiles', {}) else '') for n, v in r['ratio'].items()]
+    head = ' · '.join(filter(None, (r['task'], r['variant'], r['content'], r.get('trial'))))
+    times = lambda name: 'times as fast' if name == r.get('trial') else f'× {name}'
+    said = [f'{v:.2f} {times(n)}' + (f" ({r['quartiles'][n][0]:.2f} to {r['quartiles'][n][1]:.2f})" if n in r.get('quartiles', {}) else '') for n, v in r['ratio'].items()]
     said += _study_words(r)
     if 'after' in r: said.append(f"after the network {100*r['after']:.1f} %")
     if 'agreement' in r: said.append('labels ' + ', '.join(f'{100*v:.4f} %' for v in r['agreement'].values()))

@@ -180,7 +180,7 @@ def class_weights(self:Plan):
     counts = torch.from_numpy(count_classes(self.train_set).total)
     return balanced_weights(counts, self.settings.class_balance).to(next(self.model.parameters()).device)
 
-# %% ../nbs/32a_planning.ipynb #f891f2a7
+# %% ../nbs/32a_planning.ipynb #36714510
 @patch
 def cached(self:Plan,
     folder, # `features` is made in it, or found there
@@ -190,7 +190,7 @@ def cached(self:Plan,
     if not self.settings.cache_features: return self
     (train, valid), images = self.dls.loaders, self.dls.train.dataset
     if rank_and_world()[0] == 0: print(f'features of {len(images)} images in {len(images.views)} views: '
-        f'{cache_bytes(images, self.model)/1e9:.3f} GB in float32, in the folder features of the run')
+        f'{cache_bytes(images, self.model)/1e6:.1f} MB in float32, in the folder features of the run')
     train = cached_loader(train, self.model, folder, progress)
     return replace(self, dls=type(self.dls)(train, valid, device=train.device))
 

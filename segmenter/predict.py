@@ -35,7 +35,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from .classes import ClassList, class_list, colour, show_legend
-from .datasets import SETTINGS, read_image
+from .datasets import SETTINGS
 from .pairs import picture_of, read_bands
 from .guards import atomic_write, lookup, writable_folder
 from .merge import Merged, Quicker, _counter, slide

@@ -7,10 +7,11 @@
 # %% auto #0
 __all__ = ['write_table', 'write_samples', 'ProgressBar', 'exhausted', 'EarlyStop']
 
-# %% ../nbs/31f_watching.ipynb #3ebaa4f7
+# %% ../nbs/31f_watching.ipynb #6cc96a71
 import csv
 import numpy as np
 from fastai.callback.core import Callback, CancelFitException
+from fastcore.basics import patch
 from .classes import colour
 from .guards import atomic_write
 from .pairs import picture_of
@@ -27,33 +28,36 @@ def write_table(
         table.writeheader()
         table.writerows(records)
 
-# %% ../nbs/31f_watching.ipynb #671ba6b1
+# %% ../nbs/31f_watching.ipynb #62dc780a
 def _shown(picture, height=256):
     "A picture, small enough to be looked at beside others."
     from PIL import Image
     h, w = picture.shape[:2]
     return Image.fromarray(picture) if h <= height else Image.fromarray(picture).resize((max(1, round(w*height/h)), height))
 
+def _sheet(rows, gap=4):
+    "Rows of pictures on one white sheet."
+    from PIL import Image
+    wide, high = (max(sum(p.width + gap for p in row) for row in rows) - gap, sum(row[0].height + gap for row in rows) - gap)
+    sheet, top = Image.new('RGB', (wide, high), 'white'), 0
+    for row in rows:
+        for i, p in enumerate(row): sheet.paste(p, (sum(q.width + gap for q in row[:i]), top))
+        top += row[0].height + gap
+    return sheet
+
+# %% ../nbs/31f_watching.ipynb #96fe2093
 def write_samples(
     path, # JPEG file to write
     dataset, # `Dataset` the images come from
     predictions:dict, # Index of an image: label map `[H, W]` at the image's own size
 )->None:
     "Image, truth and prediction in a row, one row an image."
-    from PIL import Image
     palette, void = dataset.classes.palette, dataset.classes.ignore_index
-    rows = [[_shown(p) for p in (picture_of(dataset.image(i)), colour(dataset.label_map(i), palette, void), colour(np.asarray(labels), palette, void))]
-            for i, labels in sorted(predictions.items())]
-    sheet, top = Image.new('RGB', (max(sum(p.width + 4 for p in row) for row in rows) - 4, sum(row[0].height + 4 for row in rows) - 4), 'white'), 0
-    for row in rows:
-        left = 0
-        for p in row:
-            sheet.paste(p, (left, top))
-            left += p.width + 4
-        top += row[0].height + 4
-    with atomic_write(path) as f: sheet.save(f, 'JPEG', quality=90)
+    painted = lambda labels: colour(np.asarray(labels), palette, void)
+    rows = [[_shown(p) for p in (picture_of(dataset.image(i)), painted(dataset.label_map(i)), painted(labels))] for i, labels in sorted(predictions.items())]
+    with atomic_write(path) as f: _sheet(rows).save(f, 'JPEG', quality=90)
 
-# %% ../nbs/31f_watching.ipynb #71366470
+# %% ../nbs/31f_watching.ipynb #f7997528
 class ProgressBar(Callback):
     "Images done, images a second, time left; loss and latest mIoU beside."
     order = 70
@@ -68,18 +72,24 @@ class ProgressBar(Callback):
         begun = n*self.first_epoch + self._images(self.first_batch)
         self.shown, self.bar = {}, tqdm(total=n*(self.first_epoch + self.n_epoch), initial=begun, unit='image', desc='training', mininterval=1)
 
+    def _images(self, batches): return min(batches*self.dls.train.batch_size, len(self.dls.train.dataset)) if batches else 0 # of an epoch, of all processes
+
     def after_batch(self):
         if not self.training: return
         self.shown['loss'] = f'{self.loss.item():.3f}'
         self.bar.set_postfix(self.shown, refresh=False)
         self.bar.update(self._images(self.iter + 1) - self._images(self.iter))
 
-    def _images(self, batches): return min(batches*self.dls.train.batch_size, len(self.dls.train.dataset)) if batches else 0 # of an epoch, of all processes
+# %% ../nbs/31f_watching.ipynb #7770a99d
+@patch
+def after_epoch(self:ProgressBar):
+    "Show the latest mIoU from here on."
+    if self.learn.evaluation is not None: self.shown['mIoU'] = f'{self.learn.evaluation.scores.mIoU:.1f}'
 
-    def after_epoch(self):
-        if self.learn.evaluation is not None: self.shown['mIoU'] = f'{self.learn.evaluation.scores.mIoU:.1f}'
-
-    def after_fit(self): self.bar.close()
+@patch
+def after_fit(self:ProgressBar):
+    "Leave the terminal as it was."
+    self.bar.close()
 
 # %% ../nbs/31f_watching.ipynb #d2a6f6a7
 def exhausted(

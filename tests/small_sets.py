@@ -1,5 +1,5 @@
 "A web server with moods, small archives in the layouts of the paper's data sets, a set of stripes, and a notebook to run."
-import hashlib, io, tarfile, threading, zipfile
+import contextlib, hashlib, io, tarfile, threading, time, zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
@@ -25,12 +25,15 @@ class Shaky(BaseHTTPRequestHandler):
         if start: self.send_header('Content-Range', f'bytes {start + s.shift}-{len(body) - 1}/{len(body)}')
         if s.length: self.send_header('Content-Length', str(len(body) - start))
         self.end_headers()
-        self.wfile.write(body[start:s.stops.pop(0) if s.stops else len(body)])
+        body = body[start:s.stops.pop(0) if s.stops else len(body)]
+        if not s.drip: self.wfile.write(body); return
+        with contextlib.suppress(ConnectionError): # a byte now and then, until somebody hangs up
+            for i in range(len(body)): self.wfile.write(body[i:i + 1]), time.sleep(s.drip)
 
 @pytest.fixture
 def web():
     server = ThreadingHTTPServer(('127.0.0.1', 0), Shaky)
-    server.files, server.stops, server.asked, server.errors, server.etag, server.ranges, server.length, server.shift = {}, [], [], [], '"v1"', True, True, 0
+    server.files, server.stops, server.asked, server.errors, server.etag, server.ranges, server.length, server.shift, server.drip = {}, [], [], [], '"v1"', True, True, 0, 0
     server.address = f'http://127.0.0.1:{server.server_port}'
     threading.Thread(target=server.serve_forever, args=(.01,), daemon=True).start()
     yield server

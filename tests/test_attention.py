@@ -237,18 +237,18 @@ def test_segmenter_attention_takes_the_authors_flags(checkpoint, tmp_path, capsy
     assert cli.main(f'attention {words} --dec --cls --class 4 --cpu'.split()) == 0
     assert {f.name for f in (tmp_path/'dec_layer0').iterdir()} == {'cls_4'}
 
-@pytest.mark.parametrize('flags', ['--cls', '--x-patch 2', '--dec', '--dec --cls', '--dec --cls --class 1 --class 3'])
+@pytest.mark.parametrize('flags', ['--cls', '--x-patch 2', '--dec', '--dec --cls', '--dec --cls --class 1 --class 3', '--x-patch 2 --layer 0 --layer 2'])
 def test_a_figure_is_written_on_request(checkpoint, tmp_path, flags):
     words = f'attention {checkpoint}/model {checkpoint}/photo.png {tmp_path} --cpu {flags} --figure {tmp_path}/f.png'
     assert cli.main(words.split()) == 0 and Image.open(tmp_path/'f.png').width > 200
 
 def test_a_figure_of_no_known_format_is_one_line(checkpoint, tmp_path, capsys):
     assert cli.main(f'attention {checkpoint}/model {checkpoint}/photo.png {tmp_path} --cpu --figure {tmp_path}/f.xyz'.split()) == 2
-    assert capsys.readouterr().err.count('\n') == 1
+    assert capsys.readouterr().err.count('\n') == 1 and not any(tmp_path.iterdir())
 
 @pytest.mark.parametrize('flags, said', [('--layer-id 3', 'layer 3 is not there: the encoder has layers 0–2'), ('--layer-id -1', 'layers 0–2'),
     ('--x-patch 6', 'columns 0–5, rows 0–3'), ('--y-patch 4', 'columns 0–5, rows 0–3'), ('--dec --cls --class bus', "unknown class 'bus'"),
-    ('--class 1', 'give --dec --cls too'), ('--cmap viridid', "did you mean 'viridis'"), ('--dec --layer-id 2', 'the decoder has layers 0–1')])
+    ('--class 1', 'give --dec --cls too'), ('--layer 1', 'give --figure FILE too'), ('--layer last --figure f.png', "--layer takes a number, not 'last'"), ('--cmap viridid', "did you mean 'viridis'"), ('--dec --layer-id 2', 'the decoder has layers 0–1')])
 def test_a_slip_is_answered_in_one_line_and_nothing_is_written(checkpoint, tmp_path, capsys, flags, said):
     assert cli.main(f'attention {checkpoint}/model {checkpoint}/photo.png {tmp_path}/out --cpu {flags}'.split()) == 2
     err = capsys.readouterr().err

@@ -1,5 +1,5 @@
 "Several processes take the steps of one, end together, and go on from there."
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from fastai.callback.core import Callback
@@ -72,7 +72,7 @@ def kill_one(folder, asked):
     "A run of two whose second process is killed in the second epoch; the checkpoint is the one before."
     start = time.monotonic()
     with pytest.raises(Exception, match='(?i)process [01] terminated'): launch(run_here, 2, str(folder), asked, (1, 4), cpu=True)
-    assert time.monotonic() - start < 120 and not any(c.is_alive() for c in torch.multiprocessing.active_children())
+    assert time.monotonic() - start < 600 and not any(c.is_alive() for c in torch.multiprocessing.active_children())
     state = load_checkpoint(folder/'checkpoint.pth')['segmenter_state']
     assert state['position'] == dict(epoch=1, batch=1, of=3) and len(state['generators']) == 2
     return folder
@@ -121,8 +121,8 @@ def test_what_all_would_refuse_the_first_says_once_and_nobody_waits(stripes, tmp
     bad, start = make_stripes(tmp_path/'bad'), time.monotonic()
     for path in (bad/'annotations'/'train').iterdir(): Image.fromarray(np.full((48, 48), 9, np.uint8)).save(path)
     found = launch(refusals, 2, str(tmp_path), str(stripes), str(bad), cpu=True)
-    assert [code > 0 for codes in found for code in codes] == [True]*8 and time.monotonic() - start < 120
-    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith('segmenter train')]
+    assert [code > 0 for codes in found for code in codes] == [True]*8 and time.monotonic() - start < 600
+    said = re.findall('segmenter train: .*', capfd.readouterr().err)
     assert len(said) == 4 and 'segmenter doctor' in said[0] and '--no-such-flag' in said[1] and 'the disk is gone' in said[2] and 'the disk is gone' in said[3], said
 
 @pytest.mark.parametrize('process, local, says', [(None, 0, 'segmenter train: no'), (None, 1, ''), (0, 0, 'segmenter train: no'), (2, 0, 'segmenter train, process 2: no')])

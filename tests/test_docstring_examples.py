@@ -6,10 +6,11 @@ MODULES = ('classes pairs folders datasets doctor statistics browser archives pr
            'drawing attention explorer frames flicker video logs film_speed looking showing').split()
 MEASURED = ('merge outputs predict photo_folders large_images metrics boundaries calibration sizes intervals evaluate reports submissions '
             'accuracy bench model_bench loss_bench speed measuring').split()
+EXCHANGED = 'checkpoints sharing convert zoo exchange authors mmseg_registry'.split() # those that export a graph: tests/test_export.py
 
 def example(module): return re.findall(r'```python\n(.*?)```', importlib.import_module(f'segmenter.{module}').__doc__, re.S)
 
-@pytest.mark.parametrize('module', MODULES + MEASURED)
+@pytest.mark.parametrize('module', MODULES + MEASURED + EXCHANGED)
 def test_the_example_of_a_module_runs_as_it_stands(module, tmp_path, monkeypatch):
     if module in ('frames', 'video', 'film_speed', 'showing'): pytest.importorskip('av')
     monkeypatch.chdir(tmp_path)

@@ -19,11 +19,12 @@ def test_importing_costs_far_less_than_torch_and_timm():
 def test_the_names_of_the_readme_are_there():
     import segmenter
     names = {'create_model', 'load_model', 'predict', 'evaluate', 'load_dataset', 'sliding_labels', 'sliding_probabilities', 'ConfusionMatrix',
-             'segmentation_learner', 'dataloaders', 'Interpretation', 'boxed_image', 'train', '__version__'}
+             'segmentation_learner', 'dataloaders', 'Interpretation', 'boxed_image', 'train', 'save_pretrained', 'from_pretrained', 'export_onnx', '__version__'}
     assert names <= set(dir(segmenter)) and names - {'__version__'} == set(segmenter.__all__) == set(segmenter._DOORS)
 
 @pytest.mark.parametrize('name', ['create_model', 'load_model', 'predict', 'evaluate', 'load_dataset', 'sliding_labels', 'sliding_probabilities',
-                                  'ConfusionMatrix', 'segmentation_learner', 'dataloaders', 'Interpretation', 'boxed_image', 'train'])
+                                  'ConfusionMatrix', 'segmentation_learner', 'dataloaders', 'Interpretation', 'boxed_image', 'train',
+                                  'save_pretrained', 'from_pretrained', 'export_onnx'])
 def test_a_front_door_name_is_the_chapters_own(name):
     import importlib, segmenter
     module = pytest.importorskip(f'segmenter.{segmenter._DOORS[name]}', exc_type=ModuleNotFoundError)
@@ -41,7 +42,7 @@ def test_predict_is_the_function_whatever_was_imported_before():
 sg.create_model
 print([m for m in ('fastai', 'mmseg', 'mmcv') if m in sys.modules])
 import segmenter.predict
-from segmenter.predict import read_image
+from segmenter.predict import Prediction
 print(type(sg.predict).__name__, sg.predict.__name__)
 sg.evaluate; import segmenter.evaluate
 from segmenter import evaluate
@@ -54,3 +55,9 @@ def test_the_version_is_the_packages():
     import segmenter
     from importlib.metadata import version
     assert segmenter.__version__ == version('segmenter')
+
+def test_the_example_of_the_package_runs(tmp_path, monkeypatch):
+    import re, segmenter
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r'```python\n(.*?)```', segmenter.__doc__, re.S)
+    exec(compile(code, 'segmenter', 'exec'), {})

@@ -109,6 +109,11 @@ def test_the_command_prints_keys_values_and_what_was_skipped(folder, monkeypatch
     assert 'skipped Seg-L: no log at' in out and 'keys: train_loss, train_learning_rate, val_pixel_accuracy' in out and '17.46' in out and (folder/'plot.png').is_file()
     assert cli.main(['logs', 'seg_tiny', 'seg_small_s0', '--y-key', 'train_loss', '--log-y', '--out', 'loss.svg', '-s', 'tight', '--smooth', '3']) == 0 and (folder/'loss.svg').is_file()
 
+def test_a_logarithm_has_no_zero_and_no_warning(folder, recwarn):
+    (folder/'zero.yml').write_text('root: .\nlogs: {a: seg_tiny}\nvmin: 0\nvmax: 9\n')
+    ax = show_runs(read_runs(folder/'zero.yml'), 'train_loss', log_y=True).axes[0]
+    assert ax.get_ylim()[0] > 0 and ax.get_ylim()[1] == 9 and not [w for w in recwarn if 'ylim' in str(w.message)]
+
 def test_the_authors_line_does_the_same(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     assert authors.run('segm.utils.logs', ['logs.yml', '-ep', '1', '--no-plot']) == 0

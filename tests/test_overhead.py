@@ -1,8 +1,8 @@
 "What the Learner costs beside a bare loop."
-import statistics
+import statistics, time
 import pytest, torch
 from fastai.callback.core import Callback, CancelValidException
-from segmenter.bench import interleave, one_thread
+from segmenter.bench import one_thread
 from segmenter.learner import segmentation_learner
 from segmenter.losses import fused_cross_entropy
 from segmenter.model import create_model
@@ -16,14 +16,14 @@ class NoValidation(Callback):
     def before_validate(self): raise CancelValidException
 
 def learner_overhead(rounds=12, steps=20):
-    "Milliseconds an iteration: median of (Learner − bare loop), turn by turn, on the same batches."
+    "Milliseconds an iteration: median of (Learner − bare loop), turn by turn, on the same batches. The processor's time of one thread: other work does not count."
     loaders = dataloaders(load_dataset('landcover', 'train'), load_dataset('landcover', 'val'), batch_size=2, crop_size=64, device='cpu')
     batches = [loaders.train.one_batch()]*steps
     make = lambda: create_model(backbone='vit_tiny_patch16_384', embed_dim=32, depth=1, n_heads=2, n_classes=17, image_size=64, decoder='linear', drop_path_rate=0.)
-    model, loaders.loaders[0] = make(), batches
+    loaders.loaders[0] = batches
     learn, other = segmentation_learner(loaders, make(), eval_freq=10**9, cbs=NoValidation()), make()
     sgd = create_optimizer(other)
-    def bare(_):
+    def bare():
         other.train()
         for t, (images, labels) in enumerate(batches):
             for group in sgd.param_groups: group['lr'] = polynomial(t, steps, 1e-3)
@@ -31,11 +31,17 @@ def learner_overhead(rounds=12, steps=20):
             loss.backward()
             sgd.step()
             sgd.zero_grad()
-    with one_thread(): timings = interleave(dict(learner=lambda _: learn.fit(1, 1e-3), bare=bare), rounds, warmup=2, units=steps, unit='iteration')
-    pairs = zip(timings.seconds['learner'], timings.seconds['bare'])
-    return 1e3*statistics.median(a - b for a, b in pairs), timings
+    ways, seconds = dict(learner=lambda: learn.fit(1, 1e-3), bare=bare), dict(learner=[], bare=[])
+    with one_thread():
+        for i in range(rounds + 2):
+            for name in sorted(ways, reverse=bool(i % 2)):
+                began = time.process_time()
+                ways[name]()
+                if i > 1: seconds[name].append((time.process_time() - began)/steps)
+    return 1e3*statistics.median(a - b for a, b in zip(seconds['learner'], seconds['bare'])), {name: 1e3*statistics.median(s) for name, s in seconds.items()}
 
 @pytest.mark.slow
 def test_the_learner_costs_less_than_three_milliseconds_an_iteration():
     overhead, timings = learner_overhead()
-    assert overhead <= 3, f'{overhead:.2f} ms; learner {1e3*timings.median("learner"):.2f}, bare {1e3*timings.median("bare"):.2f}'
+    print(f'{overhead:.2f} ms; {timings}')
+    assert overhead <= 3, f'{overhead:.2f} ms; {timings}'

@@ -11,8 +11,8 @@ def made(root): return {page.name: page for page in pages.pages(root)}
 @pytest.fixture
 def copy(root, tmp_path):
     "The sources of the pages, to plant errors in."
-    for name in 'nbs', 'segmenter', 'tests', 'docs/reference': shutil.copytree(root/name, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
-    (tmp_path/'LICENSE').touch()
+    for name in 'nbs', 'segmenter', 'tests', 'docs/reference', 'docs/results': shutil.copytree(root/name, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+    for name in 'LICENSE', 'CITATION.cff': (tmp_path/name).touch()
     return tmp_path
 
 def edit(path, change):
@@ -25,7 +25,7 @@ def edit(path, change):
 def test_nothing_is_wrong_with_the_pages(root): assert pages.problems(root) == []
 
 def test_there_is_a_page_for_each_kind_of_question(made):
-    assert list(made) == ['paper_to_code', 'differences', 'symbols', 'file_formats', 'migration', 'reliability', 'glossary']
+    assert list(made) == ['paper_to_code', 'differences', 'symbols', 'file_formats', 'migration', 'from_mmsegmentation', 'reliability', 'glossary', 'licences', 'citing']
     assert all(page.title and page.subtitle and page.group == 'Reference' and not page.markdown.startswith('#  ') for page in made.values())
 
 def test_no_placeholder_is_left_and_no_table_is_empty(made):

@@ -26,6 +26,18 @@ def test_a_timm_state_dict_gives_timms_features():
     assert report.coverage == 100 and not report.resampled and not report.missing and not report.unused
     assert torch.allclose(features(own), features(witness), atol=1e-5)
 
+@pytest.mark.parametrize('name', ['beitv2_base_patch16_224', 'vit_small_patch16_dinov3', 'eva02_tiny_patch14_224', 'deit3_small_patch16_224'])
+def test_layer_scales_arrive_under_whatever_name_timm_gives_them(name):
+    theirs = timm.create_model(name, **NARROW)
+    own = create_encoder(name, theirs.patch_embed.img_size, embed_dim=64, depth=2, n_heads=1)
+    assert load_weights(own, theirs.state_dict()).coverage == 100
+    assert all(torch.equal(value, own.state_dict()[key]) for key, value in theirs.state_dict().items() if not key.startswith(('head', 'fc_norm')))
+
+def test_the_layer_scales_of_deit3s_own_files_are_translated():
+    theirs = {k.replace('ls1.gamma', 'gamma_1').replace('ls2.gamma', 'gamma_2'): v for k, v in timm.create_model('deit3_small_patch16_224', **NARROW).state_dict().items()}
+    assert any(k.endswith('gamma_2') for k in theirs)
+    assert load_weights(create_encoder('deit3_small_patch16_224', 224, embed_dim=64, depth=2, n_heads=1), theirs).coverage == 100
+
 @pytest.mark.parametrize('wrap', [lambda w: w, lambda w: {'model': w}, lambda w: {'state_dict': {f'module.{k}': v for k, v in w.items()}},
                                   lambda w: {'teacher': {f'backbone.{k}': v for k, v in w.items()} | {'head.mlp.0.weight': torch.ones(3)}, 'student': 3},
                                   lambda w: {'teacher': {f'module.backbone.{k}': v for k, v in w.items()}}],

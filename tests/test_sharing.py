@@ -4,7 +4,8 @@ import numpy as np, pytest, torch
 from safetensors.torch import save_file
 from segmenter.checkpoints import load_model, read_weights
 from segmenter.model import create_model
-from segmenter.sharing import from_pretrained, save_pretrained
+from segmenter.convert import convert
+from segmenter.sharing import from_pretrained, model_facts, save_pretrained
 
 NARROW = dict(backbone='vit_tiny_patch16_384', embed_dim=32, depth=1, n_heads=2, n_classes=3, image_size=32, classes=['sky', 'road', 'car'],
               palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
@@ -119,6 +120,13 @@ def test_a_configuration_of_another_backbone_is_refused(package):
     with pytest.raises(ValueError, match='does not hold the model it is described as') as e: from_pretrained(package)
     assert one_line(e)
 
+def test_a_configuration_of_another_width_names_the_tensor(package):
+    about = json.loads((package/'config.json').read_text())
+    about['config'] |= dict(embed_dim=64, variant='')
+    (package/'config.json').write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r'is \(32,\) in the file and \(64,\) in the model') as e: from_pretrained(package)
+    assert one_line(e)
+
 def test_weights_of_another_library_are_refused(package):
     save_file({'segformer.encoder.block.0.weight': torch.zeros(2)}, package/'model.safetensors')
     with pytest.raises(ValueError, match='no model that is known here') as e: from_pretrained(package)
@@ -128,6 +136,53 @@ def test_a_folder_of_something_else_is_named_as_such(tmp_path):
     (tmp_path/'notes.txt').write_text('hello')
     with pytest.raises(FileNotFoundError, match='no model.safetensors'): from_pretrained(tmp_path)
 
-def test_a_plain_package_and_a_shared_one_are_read_alike(model, tmp_path):
-    save_pretrained(model, tmp_path/'plain')
-    assert from_pretrained(tmp_path/'plain').config == model.config
+@pytest.mark.parametrize('lost', ['format_version', 'sha256', 'config'])
+def test_a_description_with_a_hole_is_named_as_such(package, lost):
+    about = json.loads((package/'config.json').read_text())
+    del about[lost]
+    (package/'config.json').write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=f"it has no '{lost}'") as e: from_pretrained(package)
+    assert one_line(e)
+
+@pytest.mark.parametrize('change,said', [(dict(backbone_kwargs=dict(pretrained=True)), 'would open another file'), (dict(backbone_kwargs=dict(checkpoint_path='x.pth')), 'would open another file'),
+                                         (dict(depth=10**9), 'is described as 10000000'), (dict(image_size=None), 'does not make one'), (dict(backbone=5), 'does not make one'),
+                                         (dict(backbone='hf_hub:some/body'), 'unknown backbone'), ([1], 'described by names and values')])
+def test_a_description_that_means_harm_is_refused_before_anything_is_built(package, change, said):
+    about = json.loads((package/'config.json').read_text())
+    about['config'] = about['config'] | change if isinstance(change, dict) else change
+    (package/'config.json').write_text(json.dumps(about))
+    with pytest.raises((ValueError, KeyError), match=said) as e: from_pretrained(package)
+    assert one_line(e)
+
+def test_a_json_that_never_ends_is_one_line(package):
+    (package/'config.json').write_text('['*100_000)
+    with pytest.raises(ValueError, match='is no JSON') as e: from_pretrained(package)
+    assert one_line(e)
+
+# What programs wrote down
+
+def test_what_an_evaluation_and_a_run_left_goes_on_the_card(model, tmp_path):
+    from segmenter.checkpoints import variant_of, write_variant
+    run = tmp_path/'run'
+    run.mkdir()
+    torch.save(dict(model=model.state_dict()), run/'checkpoint.pth')
+    write_variant(run/'variant.yml', variant_of(model.config))
+    assert model_facts(run) == {}
+    for end, mIoU in ('ss', 38.123), ('ms', 38.9): (run/f'eval_{end}.json').write_text(json.dumps(dict(mIoU=mIoU, dataset='ade20k', split='val', n_images=2000)))
+    (run/'metrics.json').write_text(json.dumps(dict(run_id='r1', commit='c0ffee', versions=dict(torch='2'), status='done')))
+    facts = model_facts(run)
+    assert list(facts['metrics'].values()) == [38.12, 38.9] and facts['provenance'] == dict(run_id='r1', commit='c0ffee')
+    card = (convert(run, tmp_path/'out', licence='mit').out/'README.md').read_text()
+    assert '| mIoU, multi scale (ade20k val, 2000 images) | 38.9 |' in card and 'Licence of the weights: mit' in card and 'c0ffee' in card
+
+def test_what_a_package_says_goes_along_with_it(package, tmp_path):
+    before = model_facts(package)
+    again = convert(package, tmp_path/'again').out
+    assert {k: v for k, v in model_facts(again).items() if k != 'picture'} == {k: v for k, v in before.items() if k != 'picture'}
+    assert before['licence'] == 'mit' and (again/'picture.jpg').is_file() and (again/'README.md').read_text() == (package/'README.md').read_text()
+
+def test_records_that_are_damaged_are_not_believed(model, tmp_path):
+    torch.save(dict(model=model.state_dict()), tmp_path/'checkpoint.pth')
+    (tmp_path/'eval_ss.json').write_text('{"mIoU": ')
+    (tmp_path/'metrics.json').write_text('[1]')
+    assert model_facts(tmp_path/'checkpoint.pth') == {}

@@ -256,6 +256,11 @@ def test_only_a_few_frames_are_held(tmp_path, model, monkeypatch):
     monkeypatch.setattr(video, 'read_frames', lambda *a: count(FilmFrame(i, Fraction(i, 12), picture(i % 16)) for i in range(80)))
     assert segment_video(model, write_film(tmp_path/'a.mp4'), tmp_path/'o', progress=False).n_frames == 80 and max(most) < 20
 
+@pytest.mark.parametrize('alpha', [-.1, 3, float('nan')])
+def test_a_share_of_colour_is_a_share(folder, tmp_path, model, alpha):
+    with pytest.raises(ValueError, match='is 0 to 1'): segment_video(model, folder, tmp_path/'o.mp4', alpha=alpha, progress=False)
+    assert not list(tmp_path.glob('o*'))
+
 def test_colours_may_be_safe(folder, tmp_path, model):
     a, b = (segment_video(model, folder, tmp_path/n, end=.05, safe=s, alpha=1., legend=False, progress=False).out/'f000.png' for n, s in (('a', False), ('b', True)))
     assert (np.array(Image.open(a)) != np.array(Image.open(b))).any()
