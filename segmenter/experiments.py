@@ -309,7 +309,15 @@ def _echo(output, open_line=False):
     print(output.data['text/plain'], flush=True)
     return False
 
-# %% ../nbs/60_experiments.ipynb #67776108
+# %% ../nbs/60_experiments.ipynb #d01d65fb
+def _with_kernel(execute, tries=3):
+    "Execute; once more when the kernel died before its first word."
+    for left in range(tries - 1, -1, -1):
+        try: return execute()
+        except RuntimeError as e:
+            if not left or 'before replying to kernel_info' not in str(e): raise
+
+# %% ../nbs/60_experiments.ipynb #30445b5c
 def _live_engine(quiet):
     "papermill's engine on this interpreter, with the kernel's output passed on as it comes."
     import zmq
@@ -330,7 +338,7 @@ def _live_engine(quiet):
         def execute_managed_notebook(cls, nb_man, kernel_name, **_):
             client = Client(nb_man, kernel_manager_class=ThisPython, kernel_name=kernel_name, timeout=None, startup_timeout=120,
                             stdout_file=sys.stdout, coalesce_streams=True)
-            try: client.execute()
+            try: _with_kernel(client.execute)
             finally:
                 if client.open_line: print(file=sys.stderr, flush=True)
     return Engine

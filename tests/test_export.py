@@ -151,7 +151,7 @@ def test_torch_compile_finds_no_break_in_the_graph(how):
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend='eager')
     with torch.inference_mode():
-        for shape in (2, 3, 64, 64), (3, 3, 40, 72), (5, 3, 80, 48): # the second call finds lengths that vary, the third has a graph
+        for shape in (2, 3, 64, 64), (3, 3, 40, 72): # the second call finds lengths that vary
             x = torch.randn(shape)
             assert torch.equal(compiled(x), model(x))
 

@@ -68,8 +68,8 @@ def test_the_map_lists_every_chapter_by_title_and_subtitle():
     rows = [f'[{path.stem}](nbs/{path.name}) | **{title}**: {subtitle}' for path in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')) for title, subtitle in [opening(path)]]
     assert [row for row in rows if row not in TEXT] == [], 'run nbs/index.ipynb again: the map is not that of the chapters'
 
-def test_the_table_holds_the_number_of_every_record():
-    for path in sorted((ROOT/'docs'/'results').glob('demo_*.json')):
+def test_the_table_holds_the_number_of_every_run():
+    for path in sorted((ROOT/'docs'/'results').glob('[dc][ea]m*_s[0-9].json')):
         row = next((line for line in TEXT.splitlines() if line.startswith(f'| {path.stem} |')), '')
         found = json.loads(path.read_text(encoding='utf-8'))
         for name in 'mIoU', 'aAcc': assert f'| {found["metrics"][name]["value"]:.1f} ' in row, f'run nbs/index.ipynb again: {path.stem} has another {name}'

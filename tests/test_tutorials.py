@@ -1,5 +1,5 @@
 "Tour and tutorials: each opens in Colab, stands in its place, leads on, and needs the package only."
-import json, re, shutil, sys
+import json, re, shlex, shutil, sys
 from types import ModuleType
 import pytest
 
@@ -35,6 +35,14 @@ def test_it_is_light_and_shows_something(path):
     outputs = [o for c in json.loads(path.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', [])]
     assert path.stat().st_size <= 400_000
     assert sum(kind.startswith('image/') for o in outputs for kind in o.get('data', {})) >= 1
+
+@every_tutorial
+def test_its_commands_parse(path):
+    from segmenter import cli
+    for block in re.findall(r'```sh\n(.*?)```', '\n'.join(cells(path, 'markdown')), re.S):
+        for line in re.findall(r'^segmenter (.+?)\s*(?:#.*)?$', block, re.M):
+            verb, *words = shlex.split(line)
+            cli.parse(cli.VERBS[verb], words)
 
 def copied(root, tmp_path):
     "A tutorial in a checkout of its own."
