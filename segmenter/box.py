@@ -59,7 +59,7 @@ def _finished(run):
     if metrics.get('status') != 'done': raise ValueError(f'the run {str(run)!r} is {metrics.get("status")!r} and not done; finish it first')
     return metrics
 
-# %% ../nbs/35_box.ipynb #f51ca40b
+# %% ../nbs/35_box.ipynb #79f37117
 def put_in_box(
     run, # Folder of a finished run
     name:str, # What `load_model` will call it

@@ -102,6 +102,11 @@ def draw(chapters, n, seed):
     one_each = [choose.choices(line, [1/common[m.operator] for m in line])[0] for line in by_line.values()]
     return choose.sample(one_each, min(n, len(one_each)))
 
+def nothing(chapter):
+    "A mutant that changes nothing: whoever kills it kills everything."
+    one = mutants(chapter)[0]
+    return Mutant(chapter, one.cell, one.line, 'nothing', one.before, one.before, one.start, one.end)
+
 def plant(mutant, folder):
     "The package and the chapter with the change, in a folder of their own; the changed chapter."
     shutil.copytree(ROOT/'segmenter', folder/'segmenter', ignore=shutil.ignore_patterns('__pycache__'))
@@ -152,8 +157,13 @@ def main():
     parser.add_argument('--out', type=Path, default=RECORD)
     parser.add_argument('--list', action='store_true', help='show the sample and judge nothing')
     args = parser.parse_args()
-    sample = draw(args.chapter or list(ROOMS), args.n, args.seed)
+    chapters = args.chapter or list(ROOMS)
+    sample = draw(chapters, args.n, args.seed)
     if args.list: return print('\n'.join(f'{m.chapter} cell {m.cell} line {m.line}: {m.operator}: {m.before} -> {m.after}' for m in sample))
+    for chapter in chapters:
+        unchanged = judge(nothing(chapter), args.limit)
+        print(f'{chapter} as it is: {unchanged.outcome} ({unchanged.seconds:.0f} s)', flush=True)
+        if unchanged.outcome != 'survived': raise SystemExit('red before anything was changed: mend that first')
     judged = []
     for i, mutant in enumerate(sample, 1):
         judged.append(judge(mutant, args.limit))

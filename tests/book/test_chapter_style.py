@@ -128,7 +128,7 @@ def test_cleaning_keeps_the_stamp(root, tmp_path):
     assert json.loads(path.read_text())['metadata']['outputs_of'] == book.source_digest(json.loads(path.read_text()))
 
 def test_the_command_says_which_notebooks_there_are():
-    with pytest.raises(SystemExit, match="no notebook '99_nothing'; there are 00a_guards"): reading.main(['99_nothing'])
+    with pytest.raises(SystemExit, match="no notebook '99_nothing'; there are 00_tour, 00a_guards"): reading.main(['99_nothing'])
 
 def test_the_command_prints_the_row_of_one_chapter(capsys):
     assert reading.main(['00a_guards']) in (True, False)
