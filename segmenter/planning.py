@@ -70,7 +70,7 @@ def _without_learning(t):
         f'{end}, at one scale: scale_range {tuple(t.scale_range)} cannot act; give 1 1, or leave cache_features out')
     return replace(t, freeze=t.epochs, scale_range=(1., 1.), photometric=False)
 
-# %% ../nbs/32a_planning.ipynb #04054e74
+# %% ../nbs/32a_planning.ipynb #f048a901
 def _filled(t, s, n_images=None):
     "`TrainSettings` with the recipe's values and the data set's `Settings` where nothing was given."
     usual = dict(batch_size=s.batch_size, epochs=s.epochs, learning_rate=s.lr)
@@ -81,8 +81,8 @@ def _filled(t, s, n_images=None):
     if t.pretrained and t.weights: raise ValueError(f'the encoder can start from ImageNet (pretrained) or from {t.weights!r} (weights), not from both')
     lookup('schedule', t.scheduler, SCHEDULES)
     lookup('optimizer', t.optimizer, OPTIMIZERS)
-    find_loss(t.loss, smoothing=t.label_smoothing, dice=t.dice, ohem=t.ohem)
     _check(t)
+    find_loss(t.loss, smoothing=t.label_smoothing, dice=t.dice, ohem=t.ohem)
     return t
 
 # %% ../nbs/32a_planning.ipynb #e6739a7e
