@@ -384,13 +384,13 @@ def drills(root):
 # ---- Numbers
 
 def measured(root, name):
-    "What the report on differences shows for a name: the stored output of the cell that assigns it."
-    for cell in json.loads((root/'nbs'/'reports'/'measured_differences.ipynb').read_text(encoding='utf-8'))['cells']:
+    "What the chapter on effects shows for a name: the stored output of the cell that assigns it."
+    for cell in json.loads((root/'nbs'/'36_effects.ipynb').read_text(encoding='utf-8'))['cells']:
         if cell['cell_type'] == 'code' and re.search(rf'^(?:\w+, )*{name}(?:, \w+)* = ', ''.join(cell['source']), re.M):
             shown = ''.join(''.join(o.get('data', {}).get('text/plain', '')) for o in cell['outputs'])
             asked = [n.strip() for n in ''.join(cell['source']).strip().splitlines()[-1].split(',')]
             if name in asked and shown: found = ast.literal_eval(shown); return str(found[asked.index(name)] if len(asked) > 1 else found)
-    raise ValueError(f'reports/measured_differences.ipynb shows nothing called {name!r}; a page of docs/reference quotes it')
+    raise ValueError(f'36_effects.ipynb shows nothing called {name!r}; a page of docs/reference quotes it')
 
 def published(root, table):
     "What others published beside what was run here, a row a model."

@@ -56,7 +56,8 @@ def allowed(root):
     found, groups = set(), {}
     for r in read_published(root/'docs'/'results'/'published.yaml'):
         for who in ('authors', 'mmsegmentation', 'images_per_second'): found |= {s for v in r.get(who, {}).values() for s in _spellings(float(v))}
-    for record in read_results(root/'docs'/'results').values():
+    results = root/'docs'/'results'
+    for record in (*read_results(results).values(), *read_results(results/'camvid_study').values()):
         found |= _spellings(float(record['seconds']))
         for name, m in record['metrics'].items(): groups.setdefault((record['profile'], name), []).append(m['value'])
     for values in groups.values(): found |= {s for v in (*values, sum(values)/len(values), min(values), max(values)) for s in _spellings(v)}
