@@ -72,13 +72,22 @@ class _Parser(argparse.ArgumentParser):
     "Refuses in one line."
     def error(self, message): raise ValueError(f'{message}; see {self.prog} --help')
 
-# %% ../nbs/65_flags.ipynb #24897029
+# %% ../nbs/65_flags.ipynb #71f0414e
+_EXAMPLES = 'for example:'
+
+class _Help(argparse.HelpFormatter):
+    "Fills paragraphs, and leaves examples as they are."
+    def _fill_text(self, text, width, indent): return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
+
+# %% ../nbs/65_flags.ipynb #b1a728c7
 def verb_parser(
     verb, # A function whose parameters carry docments
     prog:str='', # What a user types to call it; '' for `segmenter` and the function's name
 )->argparse.ArgumentParser: # Its command line
     "The parser a verb's signature describes."
-    parser = _Parser(prog or f'segmenter {verb.__name__}', description=verb.__doc__, allow_abbrev=False)
+    lines = getattr(verb, 'examples', ())
+    parser = _Parser(prog or f'segmenter {verb.__name__}', description=verb.__doc__, allow_abbrev=False, formatter_class=_Help,
+                     epilog='\n  '.join([_EXAMPLES, *(line.replace('%', '%%') for line in lines)]) if lines else None)
     themes, groups = _themes(verb), {None: parser}
     for name, about, default, kind, positional in _parameters(verb):
         theme = themes.get(name)

@@ -134,7 +134,7 @@ def judge(mutant, limit):
         folder = Path(folder)
         chapter = plant(mutant, folder)
         tests = [str(ROOT/'tests'/name) for name in ROOMS[mutant.chapter][1]]
-        steps = {'chapter': [Path(sys.executable).with_name('exec_nb'), str(chapter), '--exc_stop'],
+        steps = {'chapter': [Path(sys.executable).with_name('exec_nb'), str(chapter), '--exc-stop'],
                  'tests': [sys.executable, '-m', 'pytest', *tests, '-x', '-q', '-m', 'not slow and not gpu', '-p', 'no:cacheprovider', '--no-header']}
         mutant.outcome = 'survived'
         for name, command in reversed(steps.items()):
