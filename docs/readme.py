@@ -14,9 +14,9 @@ def _prepare(notebook):
     kept = []
     for cell in notebook.cells:
         says = _directives(cell)
+        cell.source = '\n'.join(line for line in cell.source.splitlines() if not DIRECTIVE.match(line)).strip()
         if cell.cell_type == 'code':
             if 'hide' in says or 'default_exp' in says: continue
-            cell.source = '\n'.join(line for line in cell.source.splitlines() if not DIRECTIVE.match(line)).strip()
             if says.get('echo') == 'false': cell.source = ''
         kept.append(cell)
     notebook.cells, notebook.metadata.language_info = kept, {'name': 'python'}

@@ -1,4 +1,12 @@
-"""Modules:
+"""Start with `create_model` or `load_model`, then `predict` an image; `evaluate` a model on what `load_dataset` finds; train with `segmentation_learner`, or into a folder with `train`; give a model away with `save_pretrained`, or to a machine without PyTorch with `export_onnx`. Each name is imported when it is first asked for, so `import segmenter` costs next to nothing and loads neither torch nor fastai nor mmsegmentation. Every chapter is a module of its own (`segmenter.windows`, `segmenter.metrics`, …) with its own help.
+
+```python
+import segmenter as sg
+model = sg.load_model('landcover')
+sg.predict(model, sg.boxed_image('landcover')).overlay().shape
+```
+
+Modules:
 
 - `segmenter.accuracy`: Is the encoder we start from the one we think it is? Ask what it was trained for
 - `segmenter.archives`: Downloads that continue where they broke, archives that write nowhere else, a data set read inside its zip
