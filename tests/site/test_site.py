@@ -90,7 +90,7 @@ def test_formulas_are_mathml(browser, base):
         assert page.evaluate('async () => { await document.fonts.ready; return [...document.fonts].some(f => f.status === "loaded") }')
 
 SEARCHES = {'class_masks': 'mask_transformer.html#class_masks', 'sliding window': 'windows.html', 'confusion matrix': 'metrics.html',
-            'position': 'patches.html', 'land cover': 'datasets.html'}
+            'position': 'patches.html', 'land cover': 'land_cover.html'}
 @pytest.mark.parametrize('words', SEARCHES)
 def test_the_search_finds(browser, base, words):
     with Visit(browser, base) as visit:
