@@ -9,7 +9,7 @@ __all__ = ['COLUMNS', 'Parameter', 'read_parameters', 'check_parameters', 'load_
            'start_run', 'RunFailed', 'run_notebook', 'list_runs']
 
 # %% ../nbs/60_experiments.ipynb #ab7bbc66
-import ast, contextlib, csv, hashlib, importlib.metadata, importlib.util, io, json, math, os, re, subprocess, sys, tempfile, time, tokenize
+import ast, contextlib, csv, hashlib, importlib.metadata, importlib.util, io, json, logging, math, os, re, subprocess, sys, tempfile, time, tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -388,6 +388,7 @@ def _execute(template, folder, changed, quiet):
     try: papermill.execute_notebook(plain(template), plain(report), changed, engine_name='segmenter', kernel_name='python3',
                                     language='python', progress_bar=False)
     except BaseException as e:
+        if isinstance(e, KeyboardInterrupt): logging.getLogger('asyncio').setLevel(logging.CRITICAL) # it would print the cell's traceback at exit
         reason = f'{e.ename}: {e.evalue}' if isinstance(e, papermill.PapermillExecutionError) else f'{type(e).__name__}: {e}'.rstrip(': ')
         _fail(folder, reason, time.monotonic() - began)
         if not isinstance(e, Exception): raise
