@@ -24,14 +24,14 @@ def _of_rows(record):
             yield dict(task=r['task'], variant=r['variant'], content=r['content'], against=against, ratio=ratio, low=low, high=high,
                        aim=_AIMS.get((r['task'], r['variant'], against)), agreement=r.get('agreement', {}).get(against))
 
-# %% ../nbs/62b_measured.ipynb #33e99258
+# %% ../nbs/62b_measured.ipynb #f098d2c7
 def _of_loss(record):
     "Pairs of the loss bench."
     for task, r in record['results'].items():
-        same = dict(task={'step': 'training step', 'loss': 'loss alone'}[task], content=f"batch {record['batch']}, {record['size']}²", against='plain loss')
-        faster, less = LOSS_FIGURES[task]
-        yield dict(same, variant='Seg-T-Mask/16', ratio=r['ratio'], low=r['quartiles'][0], high=r['quartiles'][1], aim=faster, agreement=None)
-        yield dict(same, variant='Seg-T-Mask/16', task=f"{same['task']}, memory", ratio=r['bytes']['plain']/r['bytes']['segmenter'], low=None, high=None, aim=less, agreement=None)
+        name, (low, high), (faster, less) = {'step': 'training step', 'loss': 'loss alone'}[task], r['quartiles'], LOSS_FIGURES[task]
+        same = dict(variant='Seg-T-Mask/16', content=f"batch {record['batch']}, {record['size']}²", against='plain loss', agreement=None)
+        yield dict(same, task=name, ratio=r['ratio'], low=low, high=high, aim=faster)
+        yield dict(same, task=f'{name}, memory', ratio=r['bytes']['plain']/r['bytes']['segmenter'], low=None, high=None, aim=less)
 
 # %% ../nbs/62b_measured.ipynb #2455de78
 def read_benches(
