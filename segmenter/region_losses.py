@@ -22,12 +22,12 @@ loss(masks, target) # → tensor(1.5982)
 # %% auto #0
 __all__ = ['LOSSES', 'pixel_losses', 'hard_pixels', 'ohem', 'dice_loss', 'SegmentationLoss', 'find_loss']
 
-# %% ../nbs/30a_region_losses.ipynb #165f7f5b
+# %% ../nbs/30a_region_losses.ipynb #5a7af672
 import math, torch
 from dataclasses import dataclass
 from torch import Tensor
 from .guards import lookup
-from .losses import LogitTiles, cross_entropy_sum, fused_cross_entropy, valid_pixels
+from .losses import LogitTiles, cross_entropy_sum, fused_cross_entropy, pixel_cross_entropy, valid_pixels
 
 # %% ../nbs/30a_region_losses.ipynb #095d0a8b
 def _full(masks): return masks if masks.dtype == torch.float64 else masks.float()
@@ -184,8 +184,8 @@ class SegmentationLoss:
         total, count = self.sums(masks, target)
         return (total/torch.where(count > 0, count, 1)).to(_full(masks).dtype)
 
-# %% ../nbs/30a_region_losses.ipynb #a34c9624
-LOSSES = {} # Losses that were added: name to a function of masks, label maps and `ignore_index`, which gives a scalar
+# %% ../nbs/30a_region_losses.ipynb #3c54fc4f
+LOSSES = {'plain': pixel_cross_entropy} # Name to a function of masks, label maps and `ignore_index`, which gives a scalar
 
 @dataclass(eq=False)
 class _Added:
@@ -196,15 +196,15 @@ class _Added:
 
     def __call__(self, masks, target): return LOSSES[self.name](masks, target, self.ignore_index)
 
-# %% ../nbs/30a_region_losses.ipynb #f3bea228
+# %% ../nbs/30a_region_losses.ipynb #a462342d
 def find_loss(
     name:str='', # In `LOSSES`; '' for `SegmentationLoss`
     ignore_index:int=255, # Label of void pixels
     **dials, # Further fields of `SegmentationLoss`
 ): # A function of masks `[B, K, h, w]` and label maps `[B, H, W]`
-    "What a run minimises: a loss that was added, or the usual one with its dials (project)."
+    "What a run minimises: a loss by name, or the usual one with its dials (project)."
     if not name: return SegmentationLoss(ignore_index, **dials)
-    lookup('loss', name, LOSSES or {'none, until a file adds one to LOSSES (segmenter --with FILE)': None})
+    lookup('loss', name, LOSSES | {'any that a file adds (segmenter --with FILE)': None})
     turned = next((key for key, value in dials.items() if value is not None and value != 0), None)
     if turned: raise ValueError(f'the loss {name!r} goes without {turned}: that is a dial of the cross-entropy')
     return _Added(name, ignore_index)

@@ -1,12 +1,17 @@
 import random
+import numpy as np
 import pytest
 import torch
 from golden import close_to, digits, golden_input, golden_model
 from step_by_step import Patchwork, step_by_step
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from segmenter import windows
 from segmenter.merge import sliding_labels
-from segmenter.windows import _mosaic, axis_operator, enlarge_to_window, sliding_probabilities, surviving_classes, window_anchors
+from segmenter.patches import SCENE_CLASSES, scene
+from segmenter.windows import (PatchColours, _check_enlargement, _logits, _mosaic, axis_operator, enlarge_to_window, enlarged_size,
+                               sliding_probabilities, surviving_classes, window_anchors)
 
 GOLDEN = dict(
     G=((70, 100), (False,), (91, 130), (0.2, 0.112613, 0.042432, 0.042432, 0.035763, 0.175753, 0.290366), [704, 201, 1153, 2547, 7225]),
@@ -186,6 +191,67 @@ def test_enlarging_keeps_large_views_and_truncates_the_long_side():
     assert enlarge_to_window(large, 64) is large
     assert enlarge_to_window(torch.rand(1, 3, 40, 51), 64).shape[-2:] == (64, 81)
     assert enlarge_to_window(torch.rand(1, 3, 51, 40), 64).shape[-2:] == (81, 64)
+
+def test_windows_may_move_by_one_pixel(): assert window_anchors(6, 4, 1) == [0, 1, 2]
+
+def test_a_view_with_the_short_side_of_the_window_keeps_its_size():
+    lossy = [w for w in range(50, 500) if int(w/49*49) != w] # the truncated product would take a pixel from these
+    assert lossy and all(enlarged_size(49, w, 49) == (49, w) and enlarged_size(w, 49, 49) == (w, 49) for w in lossy)
+
+def test_views_are_enlarged_up_to_2_to_the_26_pixels_or_64_times_their_area():
+    _check_enlargement(1, 64, 1024) # 2**26 pixels from 64
+    _check_enlargement(2**21, 1, 8) # 64 times as many
+    for height, width, window in (1, 65, 1024), (31, 40000, 249): # 65 * 2**20 pixels; 64.5 times as many
+        with pytest.raises(ValueError, match=f'a view of {width}×{height} pixels would become'): _check_enlargement(height, width, window)
+    with pytest.raises(ValueError, match='a view of 1×4 pixels'): enlarge_to_window(torch.zeros(1, 3, 4, 1), 4097)
+
+class Few(Patchwork):
+    "Only the first three classes have a chance."
+    def masks(self, images):
+        masks = super().masks(images)
+        masks[:, 3:] -= 1000
+        return masks
+
+def enlarged_classes(monkeypatch, model, flips):
+    "How many classes were enlarged in each tile and view."
+    found, size = [], (40, 50)
+    monkeypatch.setattr(windows, '_logits', lambda support, *axes: found.append(support.shape[1]) or _logits(support, *axes))
+    views = [torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(i)) for i in range(len(flips))]
+    labels = sliding_labels(model, views, flips, size, 24, 20)
+    assert torch.equal(labels.long(), step_by_step(model, views, flips, size, 24, 20).argmax(0))
+    return set(found)
+
+def test_of_one_view_only_classes_that_may_win_are_enlarged(monkeypatch):
+    assert enlarged_classes(monkeypatch, Few(9, 8), [False]) == {3}
+    assert enlarged_classes(monkeypatch, Patchwork(3, 8), [False]) == {3}
+
+def test_a_tile_with_a_sure_class_is_not_enlarged_at_all(monkeypatch):
+    class Sure(Patchwork):
+        def masks(self, images): return super().masks(images) + 1000.*(torch.arange(5) == 3)[:, None, None]
+    assert enlarged_classes(monkeypatch, Sure(5, 8), [False]) == enlarged_classes(monkeypatch, Sure(5, 8), [False, True]) == set()
+    assert enlarged_classes(monkeypatch, Patchwork(5, 8), [False, True]) == {5}
+
+@pytest.mark.parametrize('rows, height, columns, width', [(3, 40, 4, 9), (3, 9, 4, 40), (12, 3, 5, 30), (5, 30, 12, 3), (6, 6, 6, 6), (2, 50, 30, 31)])
+def test_the_cheaper_of_the_two_orders_is_taken(rows, height, columns, width):
+    support, a, b = torch.randn(rows, 7, columns), torch.randn(height, rows), torch.randn(width, columns)
+    with FlopCounterMode(display=False) as counter: found = _logits(support, (None, a), (None, b))
+    torch.testing.assert_close(found, torch.einsum('hr,rkc,wc->hkw', a, support, b))
+    columns_first, rows_first = 7*rows*width*(columns + height), 7*height*columns*(rows + width)
+    assert counter.get_total_flops() == 2*min(columns_first, rows_first)
+
+def test_the_stand_in_knows_the_colours_of_its_example():
+    image, truth = scene(96, 144)
+    model = PatchColours(image, truth, [*SCENE_CLASSES, 'never seen'])
+    pixels = torch.from_numpy(image.reshape(-1, 3)/127.5 - 1).float()
+    for k in np.unique(truth):
+        own = pixels[truth.ravel() == k]
+        torch.testing.assert_close(model.mean[k], own.mean(0), rtol=0, atol=1e-4)
+        torch.testing.assert_close(model.var[k], own.var(0, correction=0) + .01, rtol=0, atol=1e-3)
+    alone = PatchColours(np.uint8([[[0, 51, 255]]]), np.uint8([[1]]), ['none', 'one']) # a class of one pixel
+    torch.testing.assert_close(alone.mean[1], torch.tensor([-1, -.6, 1]))
+    config = model.config
+    assert (config.im_size, config.window_size, config.window_stride, config.n_classes) == (256, 64, 48, len(SCENE_CLASSES) + 1)
+    assert model.patch_size == 8 and not (model.masks(pixels.T.reshape(1, 3, 96, 144)).argmax(1) == len(SCENE_CLASSES)).any()
 
 @pytest.mark.parametrize('change, says', [
     (dict(window_stride=17), 'leave gaps'), (dict(window_stride=0), 'leave gaps'), (dict(flips=[]), 'one flag for each'),
