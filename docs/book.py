@@ -24,9 +24,19 @@ def stamp(path):
     notebook['metadata']['outputs_of'] = source_digest(notebook)
     Path(path).write_text(json.dumps(notebook, sort_keys=True, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
+# ---- Parts of the book, in the sidebar and in the map on the front page
+
+PARTS = {'The model': 0, 'Data': 10, 'Prediction and evaluation': 20, 'Training': 30, 'Pictures, films, logs': 38, 'Export': 50, # Name, and number of its first chapter
+         'Experiments': 60, 'The command line': 65}
+
+def part(stem):
+    "The part that a chapter belongs to, by the number of its file."
+    number = int(re.match(r'\d+', stem)[0])
+    return [name for name, first in PARTS.items() if first <= number][-1]
+
 # ---- Tutorials
 
-TUTORIALS = ['your_own_data', 'released_weights', 'reading_attention', 'label_a_film', 'batches', 'many_gpus', 'new_backbone', 'new_parts', 'deploying'] # As in the sidebar, and in the map on the front page
+TUTORIALS = ['your_own_data', 'released_weights', 'reading_attention', 'label_a_film', 'batches', 'many_gpus', 'new_backbone', 'new_parts', 'deploying'] # In order
 
 def tutorials(root=ROOT): return [root/'nbs'/'00_tour.ipynb', *sorted((root/'nbs'/'tutorials').glob('*.ipynb'))]
 

@@ -19,15 +19,9 @@ ROOT = HERE.parent
 THEME = HERE/'theme'
 escape = html.escape
 
-# The sidebar: group, and which notebooks belong to it by folder and number; index and tour have none.
-GROUPS = [
-    ('Start', lambda folder, number: folder == '' and number < 0),
-    ('The model', lambda folder, number: folder == '' and number < 10),
-    ('Training and evaluation', lambda folder, number: folder == '' and 10 <= number < 60),
-    ('Tutorials', lambda folder, number: folder == 'tutorials'),
-    ('Experiments', lambda folder, number: folder == 'experiments' or folder == '' and 60 <= number < 65),
-    ('Results', lambda folder, number: folder == 'reports'),
-    ('Reference', lambda folder, number: True)]
+# The sidebar, from top to bottom. Index and tour are its start; templates stand with the chapters about experiments.
+GROUPS = ['Start', 'Tutorials', *chapters.PARTS, 'Results', 'Reference']
+FOLDERS = dict(tutorials='Tutorials', experiments='Experiments', reports='Results')
 
 @dataclass
 class Page:
@@ -48,9 +42,9 @@ def page_name(path):
 
 def _group(path, nbs):
     "A notebook's place in the sidebar."
-    folder = path.relative_to(nbs).parts[0] if path.parent != nbs else ''
-    number = -1 if path.stem in ('index', '00_tour') else int((re.match(r'\d+', path.stem) or ['99'])[0])
-    return next(name for name, belongs in GROUPS if belongs(folder, number))
+    if path.parent != nbs: return FOLDERS.get(path.relative_to(nbs).parts[0], 'Reference')
+    if path.stem in ('index', '00_tour'): return 'Start'
+    return chapters.part(path.stem) if path.stem[:1].isdigit() else 'Reference'
 
 def _opening(cells, path):
     "H1 and subtitle of a notebook; the rest of its first cell stays."
@@ -85,8 +79,7 @@ def find_pages(root):
     pages = [_notebook(path, root) for path in sorted(notebooks, key=key)] + _generated(root)
     twice = {p.name for p in pages if [q.name for q in pages].count(p.name) > 1}
     if twice: raise ValueError(f'two pages would be called {", ".join(sorted(twice))}; rename one of the notebooks')
-    order = [name for name, _ in GROUPS]
-    return sorted(pages, key=lambda page: order.index(page.group) if page.group in order else len(order))
+    return sorted(pages, key=lambda page: GROUPS.index(page.group) if page.group in GROUPS else len(GROUPS))
 
 # ---- Links
 

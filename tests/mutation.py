@@ -20,6 +20,7 @@ ROOMS = { # Chapter: its module, and the test files that guard it
     '30_losses': ('losses', ['test_losses.py']),
     '14_pipelines': ('pipelines', ['test_pipelines.py']),
 }
+SYMMETRIC = {'max', 'min', 'maximum', 'minimum', 'promote_types'} # swapped arguments say the same
 SIGNS = {ast.Add: ast.Sub, ast.Sub: ast.Add}
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is}
 REDUCTIONS = set('sum mean amax amin max min argmax argmin softmax log_softmax flatten transpose movedim permute squeeze unsqueeze cat stack flip size chunk split any all cumsum topk sort'.split())
@@ -46,7 +47,7 @@ def _other(node, axes):
     if isinstance(node, ast.Constant) and type(node.value) is int:
         if node in axes: return 'axis', ast.Constant({0: 1, 1: 0, -1: -2, -2: -1}.get(node.value, node.value - 1))
         return 'off by one', ast.Constant(node.value + 1)
-    if isinstance(node, ast.Call) and len(node.args) > 1 and not any(isinstance(a, (ast.Starred, ast.GeneratorExp)) for a in node.args):
+    if isinstance(node, ast.Call) and len(node.args) > 1 and getattr(node.func, 'attr', getattr(node.func, 'id', '')) not in SYMMETRIC and not any(isinstance(a, (ast.Starred, ast.GeneratorExp)) for a in node.args):
         swapped = [node.args[1], node.args[0], *node.args[2:]]
         if ast.dump(swapped[0]) != ast.dump(swapped[1]): return 'swapped arguments', ast.Call(node.func, swapped, node.keywords)
 

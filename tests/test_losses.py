@@ -1,7 +1,7 @@
 "The loss against plain PyTorch, and its edges."
 import pytest, torch
 from torch.nn import functional as F
-from segmenter.losses import fused_cross_entropy, majority_loss, pixel_cross_entropy, valid_pixels
+from segmenter.losses import balanced_weights, fused_cross_entropy, majority_loss, pixel_cross_entropy, valid_pixels
 
 @pytest.mark.parametrize('K', [2, 19, 150])
 @pytest.mark.parametrize('size', [(64, 64), (50, 77)])
@@ -27,6 +27,17 @@ def test_another_void_label_is_honoured():
 
 def test_half_precision_masks_give_a_full_precision_loss():
     assert pixel_cross_entropy(torch.randn(1, 3, 2, 2).bfloat16(), torch.zeros(1, 8, 8, dtype=torch.long)).dtype == torch.float32
+
+@pytest.mark.parametrize('power', [0., .5, 1.])
+def test_balanced_weights_fall_with_the_power_of_the_frequency_down_to_a_single_pixel(power):
+    counts = torch.tensor([1, 2, 0, 900, 10000])
+    weights = balanced_weights(counts, power, limit=1e9)
+    present = counts > 0
+    expected = counts[present]**-power
+    torch.testing.assert_close(weights[present]/weights[0], expected/expected[0])
+    assert weights[2] == 0 and (weights*counts).sum() == pytest.approx(counts.sum().item())
+    limited = balanced_weights(counts, power, limit=2.)
+    assert limited.max() <= 2*limited[present].median()*(1 + 1e-6) and (limited[present] > 0).all()
 
 def test_absent_classes_cost_nothing(): assert majority_loss(torch.tensor([5, 0, 0])) == 0
 

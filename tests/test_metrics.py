@@ -61,6 +61,10 @@ def test_parts_add_up_to_the_whole_and_stay_as_they_were():
     assert torch.equal((parts[0] + parts[1]).matrix, whole.matrix) and torch.equal(parts[0].matrix, before)
     assert torch.equal(parts[0].merge(parts[1]).matrix, whole.matrix)
 
+def test_one_class_can_be_counted_and_none_cannot():
+    assert ConfusionMatrix(1).update([0, 0], [0, 255]).compute().mIoU == 100
+    with pytest.raises(ValueError, match='0 classes: give at least 1'): ConfusionMatrix(0)
+
 def test_large_counts_are_exact():
     confusion = ConfusionMatrix(2)
     confusion.matrix += 2**53

@@ -68,6 +68,11 @@ def test_any_patch_size(patch):
     model = create_model(**NARROW | dict(patch_size=patch, image_size=4*patch)).eval()
     assert model.patch_size == patch and model(torch.zeros(1, 3, 45, 61)).shape == (1, 4, 45, 61)
 
+def test_the_smallest_image_is_one_patch_of_one_pixel():
+    model = create_model(**NARROW | dict(patch_size=1, image_size=1)).eval()
+    assert model(torch.zeros(1, 3, 1, 1)).shape == (1, 4, 1, 1)
+    with pytest.raises(ValueError, match='0×1 pixels is no multiple'): create_model(**NARROW | dict(patch_size=1, image_size=(0, 1)))
+
 def test_padding_beforehand_changes_nothing():
     model, x = create_model(**NARROW).eval(), torch.randn(1, 3, 50, 77)
     padded = torch.zeros(1, 3, 64, 80)

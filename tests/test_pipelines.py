@@ -42,6 +42,16 @@ def test_the_constants_of_deit_are_the_rounded_ones():
     torch.testing.assert_close(black, -mean/std)
     torch.testing.assert_close(white, (255 - mean)/std)
 
+@pytest.mark.parametrize('bands', [1, 2, 5])
+def test_pictures_of_other_bands_show_the_first_three_or_the_first_as_grey(bands):
+    from segmenter.encoder import NORMALIZATIONS, Normalization
+    NORMALIZATIONS['bands'] = Normalization(mean=[.5]*bands, std=[.25]*bands)
+    try: picture = denormalize(torch.arange(bands*2.).reshape(bands, 1, 2) - 2, 'bands')
+    finally: del NORMALIZATIONS['bands']
+    shown = [0, 1, 2] if bands > 3 else [0, 0, 0]
+    values = np.arange(bands*2.).reshape(bands, 1, 2) - 2
+    assert picture.tolist() == np.clip(values[shown].transpose(1, 2, 0)*42.5 + 128, 0, 255).astype(np.uint8).tolist()
+
 def test_an_unknown_normalisation_is_refused():
     with pytest.raises(UnknownName, match='vit'): normalize(np.zeros((1, 1, 3), np.uint8), 'vitt')
 
@@ -224,6 +234,16 @@ def test_workers_get_what_fits_into_memory_and_keep_nothing_themselves(streets):
     small = SegmentationDataset(streets, train_pipeline(48, 32), memory=30000)
     list(SegmentationLoader(small, 2, num_workers=1))
     assert len(d.kept) == 7 and len(small.kept) == 1
+
+def test_what_is_kept_already_is_not_counted_twice(streets):
+    one = sum(array.nbytes for array in SegmentationDataset(streets, train_pipeline(48, 32))._read(0))
+    d = SegmentationDataset(replace(streets, images=streets.images[:1]*4, labels=streets.labels[:1]*4), train_pipeline(48, 32), memory=4*one)
+    d._read(0), d._read(1)
+    d._keep_all()
+    assert sorted(d.kept) == [0, 1, 2, 3] and d.memory == 0
+    short = SegmentationDataset(d.dataset, train_pipeline(48, 32), memory=4*one - 1)
+    short._keep_all()
+    assert sorted(short.kept) == [0]
 
 def test_a_transform_that_writes_gets_a_copy(streets):
     def invert(item):

@@ -175,6 +175,11 @@ def test_progress_counts_up_to_its_total_once():
     done, totals = zip(*seen)
     assert set(totals) == {2*9 + 4} and done[-1] == totals[0] and list(done) == sorted(set(done))
 
+def test_progress_counts_rows_of_64_pixels_when_no_tile_is_named():
+    seen = []
+    labels = sliding_labels(Patchwork(3, 8), [torch.randn(1, 3, 129, 24)], [False], (129, 24), 24, 24, progress=lambda *a: seen.append(a))
+    assert seen[-1] == (6 + 3, 6 + 3) and len(seen) == 2 + 3 and labels.shape == (129, 24) # two batches of windows
+
 def test_windows_are_passed_in_the_batches_asked_for():
     model = Patchwork(3, 8)
     sliding_labels(model, [torch.randn(1, 3, 50, 60)], [False], (50, 60), 24, 24, 4)
