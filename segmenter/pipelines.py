@@ -73,10 +73,10 @@ def eval_resize(
     f = min(int(max_ratio*im_size*ratio)/max(height, width), int(im_size*ratio)/min(height, width))
     return int(height*f + .5), int(width*f + .5)
 
-# %% ../nbs/14_pipelines.ipynb #a4b5c64f
+# %% ../nbs/14_pipelines.ipynb #e273045f
 class _Bands:
     "mmcv's `Normalize(…, to_rgb=True)` and `Pad` for any number of bands."
-    def __init__(self, mean, std, size=None, void=255): self.mean, self.std, self.size, self.void = np.float32(mean), np.float32(std), size, void
+    def __init__(self, mean, std, size, void): self.mean, self.std, self.size, self.void = np.float32(mean), np.float32(std), size, void
 
     def __call__(self, item):
         img = (np.atleast_3d(item['img'])[..., ::-1].astype(np.float32) - self.mean)/self.std

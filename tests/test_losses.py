@@ -86,6 +86,19 @@ def test_sums_of_parts_make_the_mean_of_the_whole():
     torch.testing.assert_close((sum(t for t, _ in parts)/sum(n for _, n in parts)).float(), pixel_cross_entropy(masks, target, **how), rtol=1e-6, atol=1e-6)
     assert cross_entropy_sum(masks, target)[1] == valid_pixels(target).sum()
 
+@pytest.mark.parametrize('budget', [1, 700, 2**12, 2**16, 2**19])
+@pytest.mark.parametrize('n_images, n_classes, size', [(3, 5, (40, 300)), (1, 150, (512, 512)), (7, 2, (1, 129)), (4, 19, (64, 128))])
+def test_tiles_cover_the_batch_once_within_the_budget(budget, n_images, n_classes, size):
+    from segmenter.losses import _tiles
+    A, B = torch.zeros(size[0], 2), torch.zeros(size[1], 2)
+    seen, tiles = torch.zeros(n_images, *size), _tiles(A, B, n_images, n_classes, budget)
+    for images, rows, columns in tiles:
+        seen[images, rows, columns] += 1
+        numbers, row = seen[images, rows, columns].numel()*n_classes, n_classes*(columns.stop - columns.start)
+        assert columns.stop - columns.start <= 128 and (numbers <= budget or numbers == row) # one row of one image is the least
+    assert (seen == 1).all()
+    if budget == 2**19 and n_classes*size[0]*min(size[1], 128)*n_images <= budget: assert len(tiles) == -(-size[1]//128) # all images at once
+
 def test_nothing_of_full_size_is_made():
     "The largest tensor that autograd or a tile holds stays far below `[B, K, H, W]`."
     from torch.utils._python_dispatch import TorchDispatchMode

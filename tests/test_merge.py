@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from step_by_step import Patchwork, step_by_step
-from segmenter.merge import Quicker, slide, sliding_labels
+from segmenter.merge import Quicker, _label_dtype, _tile_size, slide, sliding_labels
 from segmenter.windows import _first_best, _strip, _sure_class, axis_operator, linear_weights, sliding_probabilities
 
 side = st.integers(1, 150)
@@ -49,6 +49,27 @@ def test_a_thousand_more_requests_give_the_step_by_step_labels(request_): compar
 def test_summed_over_all_drawn_cases_the_labels_agree():
     if not seen['pixels']: pytest.skip('the drawn cases did not run')
     assert seen['differing'] <= max(1, 1e-5*seen['pixels']), seen
+
+@pytest.mark.parametrize('n_classes', [1, 2, 11, 19, 60, 150, 1000, 9000, 10**6])
+@pytest.mark.parametrize('device, numbers', [('cpu', 600_000), ('cuda', 2**25)])
+def test_a_tile_is_wide_and_holds_so_many_numbers(device, numbers, n_classes):
+    height, width = _tile_size(n_classes, torch.device(device))
+    assert height >= 16 and width >= 64 and width % 32 == 0
+    if (height, width) == (16, 64): assert 16*64*n_classes > numbers # the least, however many classes
+    elif height == 16: assert 15*width*n_classes <= numbers
+    else: assert numbers - width*n_classes < height*width*n_classes <= numbers # a row more would be too many
+    if width > 64: assert width*width <= 4*numbers//n_classes < (width + 32)**2 # four times as wide as high
+
+def test_each_number_of_classes_has_its_type():
+    assert [_label_dtype(k) for k in (1, 256, 257, 2**15, 2**15 + 1)] == [torch.uint8]*2 + [torch.int16]*2 + [torch.int64]
+
+@pytest.mark.parametrize('flips', [[False], [False, True]])
+def test_some_rows_of_the_labels_and_the_confidence_are_parts_of_the_whole(flips):
+    views = [torch.randn(1, 3, 50, 70, generator=torch.Generator().manual_seed(i)) for i in range(len(flips))]
+    [merged] = slide(Patchwork(5, 8), [(views, flips, (61, 45))], 24, 20)
+    whole, rows = merged.labels(), []
+    assert torch.equal(merged.labels((13, 40), tile=(9, 64), advance=rows.append), whole[13:40]) and rows == [1]*3
+    torch.testing.assert_close(merged.confidence(), step_by_step(Patchwork(5, 8), views, flips, (61, 45), 24, 20).amax(0), rtol=0, atol=2e-6)
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(requests(), st.data())

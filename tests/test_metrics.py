@@ -65,6 +65,28 @@ def test_one_class_can_be_counted_and_none_cannot():
     assert ConfusionMatrix(1).update([0, 0], [0, 255]).compute().mIoU == 100
     with pytest.raises(ValueError, match='0 classes: give at least 1'): ConfusionMatrix(0)
 
+def test_counts_of_other_processes_are_added_where_they_lie_and_ours_stay(monkeypatch):
+    from segmenter import metrics
+    monkeypatch.setattr(metrics, 'rank_and_world', lambda: (0, 2))
+    monkeypatch.setattr(torch.distributed, 'get_backend', lambda: 'gloo')
+    monkeypatch.setattr(torch.distributed, 'all_reduce', lambda counts: counts.add_(10))
+    ours = torch.arange(4)
+    assert metrics.sum_over_processes(ours).tolist() == [10, 11, 12, 13] and ours.tolist() == [0, 1, 2, 3]
+
+@pytest.mark.parametrize('n_classes', [1, 256])
+def test_bytes_never_take_the_long_way(monkeypatch, n_classes):
+    from segmenter import metrics
+    monkeypatch.setattr(metrics, '_count', None)
+    labels = np.arange(n_classes, dtype=np.uint8)
+    assert ConfusionMatrix(n_classes, ignore_index=-1).update(labels, labels).matrix.diagonal().tolist() == [1]*n_classes
+
+def test_the_most_confused_pairs_are_shares_of_the_true_class_and_of_all_errors():
+    from segmenter.metrics import most_confused
+    counts = ConfusionMatrix(3)
+    counts.matrix += torch.tensor([[10, 0, 5], [1, 20, 0], [0, 0, 7]]) # truth down, prediction across
+    assert most_confused(counts) == [(0, 2, 5, pytest.approx(100*5/15), pytest.approx(100*5/6)), (1, 0, 1, pytest.approx(100/21), pytest.approx(100/6))]
+    assert most_confused(counts, 1) == most_confused(counts)[:1] and counts.matrix.diagonal().tolist() == [10, 20, 7]
+
 def test_large_counts_are_exact():
     confusion = ConfusionMatrix(2)
     confusion.matrix += 2**53

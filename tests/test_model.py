@@ -68,6 +68,10 @@ def test_any_patch_size(patch):
     model = create_model(**NARROW | dict(patch_size=patch, image_size=4*patch)).eval()
     assert model.patch_size == patch and model(torch.zeros(1, 3, 45, 61)).shape == (1, 4, 45, 61)
 
+def test_a_linear_decoder_may_have_one_class():
+    assert create_model(**NARROW | dict(decoder='linear', n_classes=1)).eval()(torch.zeros(1, 3, 16, 16)).shape == (1, 1, 16, 16)
+    with pytest.raises(ValueError, match='at least one class, not 0'): create_model(**NARROW | dict(decoder='linear', n_classes=0))
+
 def test_the_smallest_image_is_one_patch_of_one_pixel():
     model = create_model(**NARROW | dict(patch_size=1, image_size=1)).eval()
     assert model(torch.zeros(1, 3, 1, 1)).shape == (1, 4, 1, 1)

@@ -52,6 +52,16 @@ def test_pictures_of_other_bands_show_the_first_three_or_the_first_as_grey(bands
     values = np.arange(bands*2.).reshape(bands, 1, 2) - 2
     assert picture.tolist() == np.clip(values[shown].transpose(1, 2, 0)*42.5 + 128, 0, 255).astype(np.uint8).tolist()
 
+@pytest.mark.parametrize('size, grown', [((20, 20), (20, 20)), ((13, 20), (20, 20)), ((25, 9), (25, 20))])
+def test_images_of_other_bands_are_padded_to_the_crop_and_no_further(size, grown):
+    from segmenter.pipelines import _Bands
+    item = dict(img=np.full((*size, 5), 3, np.uint8), gt_seg_map=np.full(size, 2, np.uint8))
+    found = _Bands([1]*5, [2]*5, 20, 9)(item)
+    assert found['img'].shape == (*grown, 5) and found['gt_seg_map'].shape == grown
+    assert (found['img'] == 1).sum() == 5*size[0]*size[1] == (found['img'] != 0).sum()
+    assert (found['gt_seg_map'] == 2).sum() == size[0]*size[1] and set(found['gt_seg_map'].flat) <= {2, 9}
+    assert _Bands([1]*5, [2]*5, None, 9)(item)['img'].shape == (*size, 5)
+
 def test_an_unknown_normalisation_is_refused():
     with pytest.raises(UnknownName, match='vit'): normalize(np.zeros((1, 1, 3), np.uint8), 'vitt')
 

@@ -252,6 +252,7 @@ def test_the_stand_in_knows_the_colours_of_its_example():
         own = pixels[truth.ravel() == k]
         torch.testing.assert_close(model.mean[k], own.mean(0), rtol=0, atol=1e-4)
         torch.testing.assert_close(model.var[k], own.var(0, correction=0) + .01, rtol=0, atol=1e-3)
+    assert model.config.palette is None and PatchColours(image, truth, SCENE_CLASSES, np.uint8([[1, 2, 3]]*len(SCENE_CLASSES))).config.palette[0] == [1, 2, 3]
     alone = PatchColours(np.uint8([[[0, 51, 255]]]), np.uint8([[1]]), ['none', 'one']) # a class of one pixel
     torch.testing.assert_close(alone.mean[1], torch.tensor([-1, -.6, 1]))
     config = model.config
