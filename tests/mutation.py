@@ -14,7 +14,7 @@ RECORD = ROOT/'tests'/'mutants.json'
 ROOMS = { # Chapter: its module, and the test files that guard it
     '04_mask_transformer': ('mask_transformer', ['test_decoders.py', 'test_golden.py']),
     '05_model': ('model', ['test_model.py', 'test_golden.py']),
-    '20_windows': ('windows', ['test_windows.py', 'test_golden.py']),
+    '20_windows': ('windows', ['test_windows.py', 'test_golden.py', 'test_merge.py']),
     '20a_merge': ('merge', ['test_merge.py', 'test_windows.py']),
     '22_metrics': ('metrics', ['test_metrics.py']),
     '30_losses': ('losses', ['test_losses.py']),
@@ -134,7 +134,7 @@ def judge(mutant, limit):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         chapter = plant(mutant, folder)
-        tests = [str(ROOT/'tests'/name) for name in ROOMS[mutant.chapter][1]]
+        tests = [str(ROOT/'tests'/name) for name in (*ROOMS[mutant.chapter][1], 'test_defaults.py')]
         steps = {'chapter': [Path(sys.executable).with_name('exec_nb'), str(chapter), '--exc-stop'],
                  'tests': [sys.executable, '-m', 'pytest', *tests, '-x', '-q', '-m', 'not slow and not gpu', '-p', 'no:cacheprovider', '--no-header']}
         mutant.outcome = 'survived'
