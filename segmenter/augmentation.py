@@ -1,6 +1,6 @@
-"""mmsegmentation's random crops, byte for byte, for less work
+"""mmsegmentation's random crops, flips and colours, byte for byte, for less work
 
-`faster(transforms)` takes a list of mmsegmentation's transforms and gives a shorter one that makes the same arrays from the same random numbers: `ScaledCrop` for a random resize with a random crop, `Flip`, `Distortion`. Each is built from the stock transform and keeps its parameters; a transform that is not known, or has an option that is not, stays as it is. `split_finish` takes the normalisation and the padding off the end of a list as a `Finish`, which works on a whole batch of bytes, on any device. `randomness` makes numpy's random numbers a function of a key, `class_counts` counts the pixels of each class, and `resized_window` makes a window of a resized picture without making the rest.
+`faster(transforms)` takes a list of mmsegmentation's transforms and returns one that makes the same arrays from the same random numbers with less work: `ScaledCrop` replaces a random resize followed by a random crop, `Flip` and `Distortion` replace their namesakes. Each is built from the stock transform and keeps its parameters; a transform or an option that is not known stays as it is. `split_finish` takes normalisation and padding off the end of a list as a `Finish`, which works on a whole batch of bytes, on any device. `randomness` makes numpy's random numbers a function of a key, `class_counts` counts the pixels of each class, and `resized_window` makes a window of a resized picture without making the rest.
 
 ```python
 from segmenter.augmentation import faster, randomness, split_finish
@@ -234,7 +234,21 @@ def _normalised(x, sizes, finish):
         if w < x.shape[3]: picture[..., w:] = finish.fill
     return out
 
-# %% ../nbs/13a_augmentation.ipynb #001d8d5b
+# %% ../nbs/13a_augmentation.ipynb #52922a41
+def _planes(items, order, size, void):
+    "Pictures as planes of one batch, their label maps, and their sizes before padding to `size`."
+    import cv2
+    sizes = [d['img'].shape[:2] for d in items]
+    h, w = (max(n, *s) for n, s in zip(size or (0, 0), zip(*sizes))) if len(items) > 1 or size else sizes[0]
+    x = np.empty((len(items), 3, h, w), np.uint8)
+    y = [d['gt_seg_map'] for d in items]
+    labels = np.full((len(items), h, w), void, y[0].dtype) if size else None
+    for i, (d, (rows, columns)) in enumerate(zip(items, sizes)):
+        cv2.split(np.ascontiguousarray(d['img']), [x[i, c, :rows, :columns] for c in order])
+        if size: labels[i, :rows, :columns] = y[i]
+    return torch.from_numpy(x), torch.from_numpy(labels if size else np.stack(y)), sizes
+
+# %% ../nbs/13a_augmentation.ipynb #7ecb3714
 class Finish:
     "mmcv's `Normalize`, and `Pad` when there is one, for whole batches of bytes."
     def __init__(self,
@@ -253,16 +267,7 @@ class Finish:
         items:Sequence[dict], # Each with 'img' `[h, w, 3]` bytes and 'gt_seg_map'
     )->tuple: # Bytes `[B, 3, H, W]`, labels `[B, H, W]`, and the sizes before padding
         "Lay pictures side by side, each colour a plane."
-        import cv2
-        sizes = [d['img'].shape[:2] for d in items]
-        h, w = (max(n, *s) for n, s in zip(self.size or (0, 0), zip(*sizes))) if len(items) > 1 or self.size else sizes[0]
-        x = np.empty((len(items), 3, h, w), np.uint8)
-        y = [d['gt_seg_map'] for d in items]
-        labels = np.full((len(items), h, w), self.void, y[0].dtype) if self.size else None
-        for i, (d, (rows, columns)) in enumerate(zip(items, sizes)):
-            cv2.split(np.ascontiguousarray(d['img']), [x[i, c, :rows, :columns] for c in self.order])
-            if self.size: labels[i, :rows, :columns] = y[i]
-        return torch.from_numpy(x), torch.from_numpy(labels if self.size else np.stack(y)), sizes
+        return _planes(items, self.order, self.size, self.void)
 
     def __call__(self, x, sizes): return _normalised(x, sizes, self)
 

@@ -1,6 +1,6 @@
 """A data set on one page: every pair as a thumbnail, a legend that filters, nothing to install and no network
 
-`write_page(dataset, 'page.html')` writes a self-contained page of a `Dataset`: thumbnails with the label map laid over them (the bare image under the pointer or on a tap), the name of the file, a legend with the number of images and the share of pixels of each class. A click on a class leaves the images that show it. A pair that cannot be read is shown with the reason and never left out. Nothing is fetched from anywhere.
+`write_page(dataset, 'page.html')` writes a self-contained page of a `Dataset`: thumbnails with the label map laid over the image, the names of the files, and a legend with the number of images and the share of pixels of each class. Pointing at a thumbnail, or tapping it, shows the bare image; a click on a class keeps only the images that show it. A pair that cannot be read is shown with the reason and never left out. The page fetches nothing from anywhere.
 
 ```python
 from segmenter.browser import write_page
@@ -17,11 +17,11 @@ __all__ = ['write_page']
 import base64, html, io
 from pathlib import Path
 
-# %% ../nbs/12b_browser.ipynb #45c37a7c
+# %% ../nbs/12b_browser.ipynb #499d109e
 import numpy as np
 from .classes import overlay
 from .guards import atomic_write
-from .pairs import Dataset
+from .pairs import Dataset, _chosen
 
 # %% ../nbs/12b_browser.ipynb #945ecca3
 def _jpeg(picture, side):
@@ -81,13 +81,14 @@ def _legend(entries, classes):
         yield f'<button value={k} aria-pressed=false><i style="background:{colour}"></i>{html.escape(name)} <small>{images[k]}, {share[k]:.2g} %</small></button>'
     if wrong := sum(bool(entry['why']) for entry in entries): yield f'<button value=why aria-pressed=false>cannot be read <small>{wrong}</small></button>'
 
-# %% ../nbs/12b_browser.ipynb #12cacf30
+# %% ../nbs/12b_browser.ipynb #8be91e93
 def _page(title, about, entries, classes):
     "The text of the page."
     return (f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width"><title>{title}</title>'
             f'<style>{_STYLE}</style><h1>{title}</h1><output>{about}</output><nav aria-label="classes">{"".join(_legend(entries, classes))}</nav>'
             f'<main>{"".join(_figure(entry, classes.names) for entry in entries)}</main><script>{_SCRIPT}</script></html>')
 
+# %% ../nbs/12b_browser.ipynb #aef1cc78
 def write_page(
     data:Dataset, # To look at
     path, # HTML file; replaced if it is there
@@ -98,8 +99,8 @@ def write_page(
 )->Path: # The file
     "Write a data set as one page that needs nothing else (project)."
     from tqdm import tqdm
-    if not len(data) or limit is not None and limit < 1: raise ValueError(f'no image to show of {data.name!r}, {data.split}')
-    chosen = range(len(data)) if limit is None or limit >= len(data) else [i*len(data)//limit for i in range(limit)]
+    if not len(data): raise ValueError(f'no image to show of {data.name!r}, {data.split}; it lists none')
+    chosen = _chosen(len(data), limit)
     entries = [_entry(data, i, side, alpha) for i in tqdm(chosen, unit='image', disable=not progress)]
     title = html.escape(f'{data.name}, {data.split}')
     of = f'{len(entries)} of {len(data)} images' if len(entries) < len(data) else f'{len(data)} images'

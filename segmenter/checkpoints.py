@@ -368,7 +368,16 @@ def load_model(
     if classes is not None: model = pick_classes(model, classes, new_classes)
     return model.to(device).eval()
 
-# %% ../nbs/06_checkpoints.ipynb #e6cdf1f3
+# %% ../nbs/06_checkpoints.ipynb #bacf5c2d
+def _palette_for(names, config):
+    "Colours for a new list of classes: those the model knows keep theirs, new ones get others."
+    generated = importlib.import_module('segmenter.classes').default_palette(config.n_classes + len(names)).tolist()
+    drawn = config.palette or _with_names(replace(config, classes=None)).palette or generated
+    drawn = dict(zip(config.classes, drawn))
+    unused = (rgb for rgb in generated if rgb not in drawn.values())
+    return [drawn[name] if name in drawn else next(unused) for name in names]
+
+# %% ../nbs/06_checkpoints.ipynb #aba8be2e
 _BY_CLASS = {'decoder.head.weight': 0, 'decoder.head.bias': 0, 'decoder.cls_emb': 1, 'decoder.mask_norm.weight': 0, 'decoder.mask_norm.bias': 0}
 
 def pick_classes(
@@ -377,14 +386,14 @@ def pick_classes(
     new_classes:bool=False, # May there be names the model does not know? They start untrained
 )->Segmenter: # A new model, on the CPU, in training mode
     "The same model for another list of classes, rows picked by name."
-    c, row, names = model.config, {name: i for i, name in enumerate(model.config.classes)}, [str(name) for name in classes]
+    c, names = _with_names(model.config), [str(name) for name in classes]
+    row = {name: i for i, name in enumerate(c.classes)}
     new, known = [n for n in names if n not in row], [n for n in names if n in row]
     if new and not new_classes: raise ValueError(
         f"the model does not know {', '.join(new[:5])}; it knows {', '.join(c.classes[:8])}{', …' if len(row) > 8 else ''}; "
         'new_classes=True lets new classes start untrained')
     if len(set(names)) < len(names): raise ValueError(f'a class is named twice in {names}')
-    palette = None if c.palette is None or new else [c.palette[row[n]] for n in names]
-    other = Segmenter(replace(c, n_classes=len(names), classes=names, palette=palette))
+    other = Segmenter(replace(c, n_classes=len(names), classes=names, palette=_palette_for(names, c)))
     weights, here, there = other.state_dict(), *(torch.tensor([f(n) for n in known], dtype=torch.long) for f in (names.index, row.get))
     for key, value in model.state_dict().items():
         if key not in _BY_CLASS: weights[key] = value

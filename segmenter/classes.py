@@ -1,6 +1,6 @@
 """What the ids of a label map mean, how they are drawn, and which ids may not occur
 
-A `ClassList` holds names, colours and the one id that means void. `class_list('ade20k')` gives the list of a known data set, `read_classes('classes.txt')` the list of a folder of yours, also from YAML and JSON, with colours if you have them. `check_label_map` refuses a label map with an undeclared id and names the file, the ids and how many pixels hold them. `colour` and `overlay` turn label maps into pictures; `show_legend` and `legend_handles` say what the colours mean. `import_mmseg` imports mmsegmentation beside mmcv-lite, where nothing is compiled.
+A `ClassList` holds names, colours and the one id that means void. `class_list('ade20k')` gives the list of a known data set, `read_classes('classes.txt')` a list of your own, from text, YAML or JSON; `default_palette` makes colours for classes that have none. `check_label_map` refuses a label map with an undeclared id and names the file, the ids and how many pixels hold them. `colour` and `overlay` turn label maps into pictures; `show_legend` and `legend_handles` say what the colours mean. `import_mmseg` imports mmsegmentation beside mmcv-lite, where nothing is compiled.
 
 ```python
 from segmenter.classes import class_list, check_label_map, overlay
@@ -41,7 +41,7 @@ def default_palette(
         i += 1
     return np.array(list(colours), np.uint8).reshape(-1, 3)
 
-# %% ../nbs/10_classes.ipynb #c48199b9
+# %% ../nbs/10_classes.ipynb #7ac0ba6d
 @dataclass(frozen=True, eq=False)
 class ClassList:
     "What the ids of a label map mean, and how each is drawn."
@@ -61,7 +61,9 @@ class ClassList:
         object.__setattr__(self, 'palette', palette.astype(np.uint8))
 
     @property
-    def n_classes(self)->int: return len(self.names)
+    def n_classes(self)->int:
+        "K, without void."
+        return len(self.names)
     def __len__(self): return len(self.names)
 
 # %% ../nbs/10_classes.ipynb #b6f1d6e6
@@ -115,24 +117,24 @@ def class_list(
     info = getattr(import_mmseg('datasets'), source).METAINFO
     return ClassList(info['classes'], np.array(info['palette']))
 
-# %% ../nbs/10_classes.ipynb #e50ed083
+# %% ../nbs/10_classes.ipynb #359e48ad
 def legend_handles(
     classes:ClassList, # Names and colours
     present=None, # Ids to list; None for all; ids outside the list, such as void, are left out
 )->list: # matplotlib patches, for any `legend(handles=…)`
-    "A coloured patch with its name for each class."
+    "A coloured patch with its name for each class (project)."
     from matplotlib.patches import Patch
     ids = range(len(classes)) if present is None else [int(i) for i in present if 0 <= i < len(classes)]
     return [Patch(facecolor=classes.palette[i]/255, edgecolor='.5', linewidth=.5, label=classes.names[i]) for i in ids]
 
-# %% ../nbs/10_classes.ipynb #bf8e748f
+# %% ../nbs/10_classes.ipynb #7e2623f3
 def show_legend(
     ax=None, # Axes to draw beside; None makes a figure of the legend alone
-    classes:ClassList=None, # Names and colours
+    classes:ClassList=None, # Names and colours; always needed
     present=None, # Ids to list; None for all
     **kwargs, # To matplotlib's `legend`
 ): # The legend
-    "List class names beside a picture, each with its colour."
+    "List class names beside a picture, each with its colour (project)."
     import matplotlib.pyplot as plt
     handles, place = legend_handles(classes, present), dict(loc='center left', bbox_to_anchor=(1.02, .5))
     if ax is None:
@@ -175,7 +177,7 @@ def _class_facts(said, where):
     plain = ids[0] is None or [int(i) for i in ids] == list(range(len(names)))
     return dict(names=names, colours=None if colours[0] is None else [_rgb(c) for c in colours], ids=None if plain else [int(i) for i in ids]) | more
 
-# %% ../nbs/10_classes.ipynb #d8fda984
+# %% ../nbs/10_classes.ipynb #0448bf85
 def _read_class_file(path):
     "What a class file says, whatever its format."
     import json, yaml
@@ -189,7 +191,7 @@ def _read_class_file(path):
 def read_classes(
     path, # `.txt` with one name a line, or `.yaml`, `.yml`, `.json`; empty lines are left out
 )->ClassList: # With the file's colours, or generated ones
-    "Read a class list: `classes.txt`, `codes.txt`, `classes.yaml`, `classes.json`."
+    "Read a class list: `classes.txt`, `codes.txt`, `classes.yaml`, `classes.json` (project)."
     facts = _read_class_file(path)
     return ClassList(facts['names'], facts['colours'] and np.array(facts['colours']), -1 if len(facts['names']) > 255 else 255)
 
@@ -222,13 +224,13 @@ def check_label_map(
         f'allowed are 0–{n_classes-1}, and {ignore_index} for void')
     return label_map
 
-# %% ../nbs/10_classes.ipynb #55e8e3ed
+# %% ../nbs/10_classes.ipynb #50ed350e
 def colour(
     label_map:np.ndarray, # `[H, W]`, ids
     palette, # `[K, 3]` RGB, 0–255
     ignore_index:int=255, # Drawn black
 )->np.ndarray: # `[H, W, 3]` RGB uint8
-    "Paint each id in its colour, by one table look-up."
+    "Paint each id in its colour, by one table look-up (project)."
     table = np.concatenate([np.asarray(palette, np.uint8), np.zeros((1, 3), np.uint8)])
     k, label_map = len(table) - 1, check_label_map(np.asarray(label_map), len(table) - 1, ignore_index)
     if label_map.dtype != np.uint8: return table[np.where(label_map == ignore_index, k, label_map)]
@@ -236,7 +238,7 @@ def colour(
     if 0 <= ignore_index < 256: ids[ignore_index] = k
     return np.take(table[ids], label_map, 0, out=np.empty((*label_map.shape, 3), np.uint8), mode='clip')
 
-# %% ../nbs/10_classes.ipynb #4eb030cc
+# %% ../nbs/10_classes.ipynb #60c737db
 def overlay(
     image:np.ndarray, # `[H, W, 3]` RGB uint8
     label_map:np.ndarray, # `[H, W]`, ids
@@ -244,7 +246,7 @@ def overlay(
     alpha:float=.5, # Share of the label's colour, 0–1
     ignore_index:int=255, # Left as in the image
 )->np.ndarray: # `[H, W, 3]` RGB uint8
-    "Lay the colours of a label map over its image."
+    "Lay the colours of a label map over its image (paper figures 1 and 5)."
     if image.shape[:2] != label_map.shape: raise ValueError(
         f'image of {image.shape[1]}×{image.shape[0]} pixels and label map of {label_map.shape[1]}×{label_map.shape[0]} do not match')
     share = np.where(label_map == ignore_index, 0, alpha)[..., None].astype(np.float32)

@@ -1,6 +1,6 @@
-"""Pairs of image and label map: the whole Earth, the paper's sets, any folder of yours
+"""Data sets by name: the whole Earth, the paper's three, CamVid, and any folder of yours
 
-`load_dataset('landcover', 'train')` gives the embedded data: tiles of NASA's Blue Marble with MODIS land cover as labels, cut on first use. `load_dataset('path/to/folder')` reads any folder, as [folders](10b_folders.ipynb) tells. The paper's data sets are found by name under `data_root`, or under the environment variable `DATASET`, in the directories the authors' scripts make; each has the splits `train` and `val`, `trainval` is both, and `test` has images without label maps. `SETTINGS` are the sizes and schedules they are trained with. What comes back is a `Dataset` (chapter [pairs](10a_pairs.ipynb)): a list of files, of which none has been read yet.
+`load_dataset('landcover', 'train')` gives the embedded data: tiles of NASA's Blue Marble with MODIS land cover as labels, cut on first use from two Python packages. `load_dataset('path/to/folder')` reads any folder, as the chapter [folders](10b_folders.ipynb) explains. The paper's data sets are found by name under `data_root`, or under the environment variable `DATASET`, in the directories the authors' scripts make. Each has the splits `train` and `val`; `trainval` is both, and `test` has images without label maps. `SETTINGS` are the sizes and schedules they are trained with, and `DATASETS` takes further names. What comes back is a `Dataset` (chapter [pairs](10a_pairs.ipynb)), a list of files of which none has been read yet.
 
 ```python
 from segmenter.datasets import load_dataset
@@ -148,7 +148,7 @@ def _known_root(name, data_root):
     if not (root/top).is_dir(): raise FileNotFoundError(f'no folder {str(root/top)!r}; data_root (--data-root, or the variable DATASET) is the folder that holds {top}/')
     return root/top
 
-# %% ../nbs/11_datasets.ipynb #ae9a35c5
+# %% ../nbs/11_datasets.ipynb #4954a7c0
 def _part(name, root, split, strict):
     "One split of a data set known by name."
     images, labels = _LAYOUTS[name](root, split, strict)
@@ -160,6 +160,7 @@ def _joined(a, b):
     if a.table != b.table: raise ValueError(f'train and val of {a.name!r} store their ids in different ways; make both alike')
     return replace(a, split='trainval', images=[*a.images, *b.images], labels=[*a.labels, *b.labels])
 
+# %% ../nbs/11_datasets.ipynb #6c978e61
 DATASETS = {} # Data sets that were added: name to a function of split and data root, which gives a `Dataset`
 
 def load_dataset(

@@ -1,6 +1,6 @@
 """What is wrong with a data set, with file, value and count, before the first step
 
-`audit('path/to/folder')`, or a known name, or a `Dataset`, reads every label map whole, every image's header and end, and returns an `Audit`: `.problems` (each with kind, file, detail, fix, and whether it would break a training), `.counts` for each split, `.ok`. `.report()` is a table for people, `.show()` and `.show_offenders()` are pictures, `.record()` is for programs, and `.write(folder)` stores all of it. Nothing is changed and nothing is left out: an image without label map is listed, not dropped. `KINDS` says what each kind means and how it is mended.
+`audit(data)` takes a folder, the name of a data set or a `Dataset`, reads every label map whole and every image as far as needed to tell that it is complete, and returns an `Audit`. Its `.problems` each carry a kind, a file, what was found, what mends it, and whether it would break a training; `.counts` holds pixels and images of each class by split; `.ok` says whether a training would run. `.report()` is text for people, `.finding()` its one-line version, `.show()` and `.show_offenders()` draw, `.record()` is plain values for programs, and `.write(folder)` stores all of it. `KINDS` lists the kinds of problems. Nothing is changed on the disk, and nothing is skipped: an image without a label map is listed as a problem.
 
 ```python
 from segmenter.doctor import audit
@@ -21,18 +21,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-# %% ../nbs/12_doctor.ipynb #e4c2af22
+# %% ../nbs/12_doctor.ipynb #1889de9a
 import numpy as np
 from fastcore.basics import patch
 from .classes import ClassList, overlay
 from .datasets import SETTINGS, load_dataset
 from .folders import folder_splits
 from .guards import UnknownName, atomic_write, writable_folder
-from .pairs import Dataset, _beside, _bytes, _image_size, read_image
+from .pairs import Dataset, _beside, _bytes, _chosen, _image_size, read_image
 
-# %% ../nbs/12_doctor.ipynb #c98aca79
+# %% ../nbs/12_doctor.ipynb #179c9840
 KINDS = { # Kind: would it break a training, and what mends it
-    'layout': (True, 'put the files where the message says'),
+    'layout': (True, 'add, move or name what the message asks for'),
     'missing_label': (True, 'add the label map under that name, or take the image out'),
     'label_without_image': (False, 'nobody will read it: add the image, or take it out'),
     'unreadable_image': (True, 'get the file again, or take the pair out'),
@@ -43,19 +43,19 @@ KINDS = { # Kind: would it break a training, and what mends it
     'rgb_mask': (True, 'this is an RGB mask: give the classes their colours (colours: in dataset.yaml), or store one id a pixel'),
     'unknown_colours': (True, 'give the colour to a class, or list it under ignore; many nearly equal colours are the trace of a JPEG'),
     'not_ids': (True, 'store one integer id a pixel'),
-    'unknown_ids': (True, 'add the missing names to the class list, or map these ids to void'),
+    'unknown_ids': (True, 'add the missing names to the class list, or make these ids void (ignore: in dataset.yaml)'),
     'label_ids': (True, 'these look like Cityscapes labelIds: use *_labelTrainIds.png (cityscapesscripts writes them)'),
-    'ids_from_one': (True, 'ids begin at 1: did you mean reduce_zero_label? Or put a name for id 0 first in the class list'),
-    'one_past_end': (True, 'either this id is void (void_label), or 0 is void and ids begin at 1 (reduce_zero_label)'),
+    'ids_from_one': (True, 'ids begin at 1: say reduce_zero_label: true in dataset.yaml, or put a name for id 0 first in the class list'),
+    'one_past_end': (True, 'either this id is void (ignore: in dataset.yaml), or 0 is void and ids begin at 1 (reduce_zero_label: true)'),
     'stretched_ids': (True, 'the ids were spread out for the eye: divide them'),
-    'nothing_to_learn': (True, 'every pixel is void: look at the ids and at ignore_index'),
+    'nothing_to_learn': (True, 'every pixel is void: look at the ids, and at what is ignored (ignore: in dataset.yaml)'),
     'all_void': (False, 'nothing can be learned from this image; check that it was labelled'),
-    'never_seen': (False, 'the class stays untrained: is the name right, is the split?'),
+    'never_seen': (False, 'the class stays untrained: check its name, and how the data were split'),
     'only_in_val': (False, 'the class is judged and never trained: split anew'),
     'in_two_splits': (False, 'the same picture is trained on and judged by: take one out'),
-    'repeated': (False, 'the same picture twice in a split counts twice')}
+    'repeated': (False, 'the same picture counts twice: take one out')}
 
-# %% ../nbs/12_doctor.ipynb #43e569b4
+# %% ../nbs/12_doctor.ipynb #cf9274d2
 @dataclass(frozen=True)
 class Problem:
     "One thing that is wrong."
@@ -68,7 +68,9 @@ class Problem:
     def __post_init__(self): object.__setattr__(self, 'fix', self.fix or KINDS[self.kind][1])
 
     @property
-    def fatal(self)->bool: return KINDS[self.kind][0] # Would it break a training?
+    def fatal(self)->bool:
+        "Would it break a training?"
+        return KINDS[self.kind][0]
 
 # %% ../nbs/12_doctor.ipynb #ea139fe5
 def _why_broken(data):
@@ -291,7 +293,7 @@ def _parts(dataset, splits, data_root):
             else: problems.append(Problem('layout', '', str(e), split))
     return found, problems
 
-# %% ../nbs/12_doctor.ipynb #a3164a0e
+# %% ../nbs/12_doctor.ipynb #7eb2cfec
 @dataclass
 class Audit:
     "What the doctor found."
@@ -302,18 +304,17 @@ class Audit:
     parts:dict=field(default_factory=dict, repr=False) # Split: `Dataset`
 
     @property
-    def ok(self)->bool: return not any(p.fatal for p in self.problems) # Would a training run?
+    def ok(self)->bool:
+        "Would a training run?"
+        return not any(p.fatal for p in self.problems)
 
     @property
-    def root(self)->Path: # The folder above all files
+    def root(self)->Path:
+        "The folder above all files."
         files = [Path(f).parent for data in self.parts.values() for f in [*data.images, *(data.labels or [])]]
         return Path(os.path.commonpath(files)) if files else Path()
 
-# %% ../nbs/12_doctor.ipynb #e37c326f
-def _chosen(n, limit):
-    "All of n, or `limit` of them evenly spread."
-    return range(n) if limit is None or limit >= n else [i*n//limit for i in range(limit)]
-
+# %% ../nbs/12_doctor.ipynb #fa3af8d9
 def _examine_all(data, chosen, workers, tell):
     "Look at the chosen pairs, a few at a time."
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
@@ -325,7 +326,14 @@ def _examine_all(data, chosen, workers, tell):
         return pairs
     finally: pool.shutdown(wait=False, cancel_futures=True)
 
-# %% ../nbs/12_doctor.ipynb #8c0d94a8
+def _look(parts, limit, workers, progress):
+    "Each split's `Dataset`, the indices looked at, and what their pairs told."
+    from tqdm import tqdm
+    chosen = [_chosen(len(data), limit) for data in parts]
+    with tqdm(total=sum(map(len, chosen)), unit='image', desc='audit', disable=not progress) as bar:
+        return [(data, indices, _examine_all(data, indices, workers, bar.update)) for data, indices in zip(parts, chosen)]
+
+# %% ../nbs/12_doctor.ipynb #14c5106b
 def audit(
     dataset, # Name, folder, `Dataset`, or a list of these last
     *,
@@ -336,22 +344,17 @@ def audit(
     progress:bool=True, # A bar over the images
 )->Audit:
     "Look at every file of a data set and say what is wrong, before a training does (project)."
-    from tqdm import tqdm
-    if limit is not None and limit < 1: raise ValueError(f'limit {limit}: give at least 1 image, or None for all')
-    parts, problems = _parts(dataset, splits, data_root)
-    looked, counts, whole, single = [], {}, [], []
-    chosen = [_chosen(len(data), limit) for data in parts]
-    with tqdm(total=sum(map(len, chosen)), unit='image', desc='audit', disable=not progress) as bar:
-        for data, indices in zip(parts, chosen):
-            pairs = _examine_all(data, indices, workers, bar.update)
-            looked.append((data, indices, pairs))
-            counts[data.split] = _count(data, pairs)
-            whole += [p for p in _split_problems(data, pairs, counts[data.split]) if not p.file or p.file not in {q.file for q in whole}] # splits may share a folder
-            single += [p for pair in pairs for p in pair.problems]
-    classes = parts[0].classes if parts else None
-    whole = [*problems, *whole, *(_untrained(counts, classes.names) if parts else [])]
+    _chosen(0, limit) # refuse a wrong limit before anything is read
+    parts, whole = _parts(dataset, splits, data_root)
+    looked = _look(parts, limit, workers, progress)
+    counts = {data.split: _count(data, pairs) for data, _, pairs in looked}
+    for data, _, pairs in looked: # splits may share a folder, and its orphans
+        whole += [p for p in _split_problems(data, pairs, counts[data.split]) if not p.file or p.file not in {q.file for q in whole}]
+    if parts: whole += _untrained(counts, parts[0].classes.names)
+    single = [p for _, _, pairs in looked for pair in pairs for p in pair.problems]
     found = sorted([*whole, *_twins(looked), *single], key=lambda p: (not p.fatal, bool(p.file)))
-    return Audit(parts[0].name if parts else Path(dataset).name, classes, found, counts, {d.split: d for d in parts})
+    name, classes = (parts[0].name, parts[0].classes) if parts else (Path(dataset).name, None)
+    return Audit(name, classes, found, counts, {d.split: d for d in parts})
 
 # %% ../nbs/12_doctor.ipynb #c0dad2b4
 def _share(part, whole): return f'{100*part/whole:.2f}' if whole else '–'
@@ -380,12 +383,12 @@ def _findings(a, most=3):
         if len(problems) > most: yield f'     and {len(problems) - most} more'
         yield f'     → {fix}'
 
-# %% ../nbs/12_doctor.ipynb #e8383e23
+# %% ../nbs/12_doctor.ipynb #d0449ed1
 @patch
 def report(self:Audit,
     most:int=3, # Files named of each kind
 )->str:
-    "Everything as text."
+    "Everything as text: what the splits hold, and the problems by kind."
     fatal, light = (sum(p.fatal is f for p in self.problems) for f in (True, False))
     verdict = f'{fatal} problem{"s"*(fatal != 1)} would break a training, {light} {"is" if light == 1 else "are"} worth a look' if self.problems else 'nothing is wrong'
     lines = [f'{self.name}: {verdict}', '', *(_tables(self) if self.counts else []), *_findings(self, most)]

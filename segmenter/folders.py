@@ -1,6 +1,6 @@
 """Any folder of yours as a data set: parallel folders, lists or a pattern, with a few words of YAML where guessing would be wrong
 
-`folder_dataset('path', 'train')` makes a `Dataset` of a folder; `load_dataset` calls it for you. It looks for images in `images/` and label maps in `annotations/`, `labels/` or `masks/`, for splits as subfolders (`images/train`), as lists (`train.txt`) or, with neither, holds out a fifth by seed; for class names in `classes.txt`, `codes.txt`, `classes.yaml` or `classes.json`; without any, masks of 0 and 255 (or 0 and 1) alone are background and foreground. A `Layout` says otherwise: it is what `dataset.yaml` holds, `read_layout` reads it, and each of its fields can be given as an argument too. The split `trainval` is both parts together.
+`folder_dataset('path', 'train')` makes a `Dataset` of a folder; `load_dataset` calls it for you. It looks for images in `images/` and for label maps in `annotations/`, `labels/` or `masks/`. Splits are subfolders (`images/train`) or lists (`train.txt`); with neither, a fifth of the images is held out by seed, and `folder_splits` says which splits there are. Class names come from `classes.txt`, `codes.txt`, `classes.yaml` or `classes.json`; without any, masks that hold only 0 and 255 (or 0 and 1) are background and foreground. Where a folder differs, a `Layout` describes it: `read_layout` reads one from `dataset.yaml`, and each of its fields can be given as an argument too. The split `trainval` is train and val together.
 
 ```python
 from pathlib import Path

@@ -75,7 +75,7 @@ def read_image(
     if image is None: raise ValueError(f'{str(path)!r} is no image that can be decoded; is it complete?')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
-# %% ../nbs/10a_pairs.ipynb #9f47f57b
+# %% ../nbs/10a_pairs.ipynb #2008bd70
 def _decoded(path, grey=False):
     "Arrays in a file: its pages, or one array."
     import cv2
@@ -93,6 +93,7 @@ def _decoded(path, grey=False):
         with open_file(path) as f: return [tifffile.imread(f)]
     except (tifffile.TiffFileError, ValueError) as e: raise ValueError(f'{str(path)!r} is no image that can be decoded ({e})') from None
 
+# %% ../nbs/10a_pairs.ipynb #64887622
 def read_bands(
     path, # `.npy`, TIFF (pages or interleaved), or any picture
     in_chans:int, # C, bands to expect; 1 makes a grey image of any picture
@@ -181,7 +182,7 @@ class Settings:
     eval_freq:int=2 # Epochs between evaluations
     lr:float=1e-3 # First learning rate
 
-# %% ../nbs/10a_pairs.ipynb #e294a60c
+# %% ../nbs/10a_pairs.ipynb #b9c1754a
 @dataclass(frozen=True)
 class Dataset:
     "Images with their label maps, read when asked for."
@@ -203,23 +204,25 @@ class Dataset:
         "Image `i`, `[H, W, C]`; RGB uint8 for three bands."
         return read_bands(self.images[i], self.in_chans)
 
-    def stored_ids(self, i:int)->np.ndarray:
-        "What label map `i` stores; for colours, the classes they stand for."
-        path = self.labels[i]
-        ids = _read_labels(path, self.coloured)
-        return _ids_of_colours(ids, self.classes, self.void_label or (), path) if self.coloured else ids
-
-    def training_ids(self, ids:np.ndarray)->np.ndarray:
-        "Stored ids as the loss counts them."
-        return ids if self.coloured else _training_ids(ids, self.classes.ignore_index, self.reduce_zero_label, self.void_label, self.table)
-
-    def digest(self)->str:
-        "A sha256 over the bytes of all images and label maps, for a run's record."
-        digests = (hashlib.sha256(_bytes(f)).hexdigest() for f in [*self.images, *(self.labels or [])])
-        return hashlib.sha256(''.join(digests).encode()).hexdigest()
-
 # %% ../nbs/10a_pairs.ipynb #4fc88afa
 from fastcore.basics import patch
+
+# %% ../nbs/10a_pairs.ipynb #caf70ab8
+@patch
+def stored_ids(self:Dataset,
+    i:int, # Which
+)->np.ndarray: # `[H, W]` as stored; of a coloured label map, the classes its colours stand for
+    "What label map `i` stores."
+    path = self.labels[i]
+    ids = _read_labels(path, self.coloured)
+    return _ids_of_colours(ids, self.classes, self.void_label or (), path) if self.coloured else ids
+
+@patch
+def training_ids(self:Dataset,
+    ids:np.ndarray, # `[H, W]`, as stored
+)->np.ndarray: # `[H, W]`, not checked yet
+    "Stored ids as the loss counts them."
+    return ids if self.coloured else _training_ids(ids, self.classes.ignore_index, self.reduce_zero_label, self.void_label, self.table)
 
 # %% ../nbs/10a_pairs.ipynb #36ca8802
 def _refuse_unlisted(ids, trained, path):
@@ -243,6 +246,13 @@ def label_map(self:Dataset,
         f'for an image of {size[1]}×{size[0]} ({Path(self.images[i]).name})')
     return ids.astype(np.uint8 if 0 <= void < 256 and len(self.classes) < 256 else np.int16)
 
+# %% ../nbs/10a_pairs.ipynb #a2530e9d
+@patch
+def digest(self:Dataset)->str: # 64 hexadecimal digits
+    "A sha256 over the bytes of all images and label maps, for a run's record."
+    digests = (hashlib.sha256(_bytes(f)).hexdigest() for f in [*self.images, *(self.labels or [])])
+    return hashlib.sha256(''.join(digests).encode()).hexdigest()
+
 # %% ../nbs/10a_pairs.ipynb #758c400f
 def picture_of(
     image:np.ndarray, # `[H, W, C]`, of any kind of number
@@ -261,7 +271,13 @@ def picture(self:Dataset,
     "Image `i` for the eye."
     return picture_of(self.image(i))
 
-# %% ../nbs/10a_pairs.ipynb #8a6c7ba7
+# %% ../nbs/10a_pairs.ipynb #b4249762
+def _chosen(n, limit):
+    "All of n indices, or `limit` of them evenly spread."
+    if limit is not None and limit < 1: raise ValueError(f'limit {limit}: give at least 1 image, or None for all')
+    return range(n) if limit is None or limit >= n else [i*n//limit for i in range(limit)]
+
+# %% ../nbs/10a_pairs.ipynb #4cad8782
 _IMAGE_SUFFIXES = '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.npy'
 _LABEL_SUFFIXES = '.png', '.tif', '.tiff', '.bmp', '.npy'
 
@@ -283,6 +299,7 @@ def _files(folder):
         found += [Path(place)/name for name in names if not name.startswith('.')]
     return sorted(found)
 
+# %% ../nbs/10a_pairs.ipynb #bbf0467b
 def _beside(folder):
     "Files right in a folder, hidden ones left out; none where there is no folder."
     try: return [f for f in (_zip_files(folder) if _inside(folder) else folder.glob('[!.]*')) if f.parent == folder]

@@ -1,6 +1,6 @@
-"""From an address, or from archives you have, to folders that are complete, verified and ready
+"""From a web address, or from archives you have, to folders that are complete, verified and ready
 
-`prepare('ade20k', 'data')` fetches, verifies, unpacks, converts and counts; `load_dataset('ade20k', 'train', data_root='data')` works afterwards. A second call finds everything in place and does nothing. `source='folder'` takes archives that lie there already, which is the only way for Cityscapes. `read_label_pickle` reads Pascal Context's pickled label images without running anything, and `write_train_ids` turns Cityscapes polygons into label maps. `RECIPES` says of which `Part`s a data set is made, and a `Part` from which `Archive`s, how, and how many files it must hold.
+`prepare('ade20k', 'data')` fetches, verifies, unpacks, converts and counts; `load_dataset('ade20k', 'train', data_root='data')` works afterwards. A second call finds everything in place and does nothing; the `Prepared` that comes back says what was made and what is there. `source='folder'` takes archives that you have already, which is the only way for Cityscapes. `read_label_pickle` reads Pascal Context's pickled label images without running anything in them, and `write_train_ids` turns the polygons of Cityscapes into label maps. `RECIPES` lists the `Part`s of each data set; a `Part` says from which `Archive`s it is made, how, and how many files it must hold.
 
 ```python
 from segmenter.prepare import prepare
@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-# %% ../nbs/13_prepare.ipynb #9388c481
+# %% ../nbs/13_prepare.ipynb #479ec376
 import numpy as np
-from .archives import _archive_errors, _full_disk, _ids, _members, _not_the_file, download, unpack
+from .archives import _archive_errors, _full_disk, _members, _not_the_file, download, unpack
 from .classes import check_label_map, class_list
 from .datasets import load_dataset
 from .guards import atomic_folder, atomic_write, lookup, writable_folder
@@ -152,7 +152,14 @@ def write_train_ids(
         for _ in pool.map(_paint, todo, chunksize=4) if pool else map(_paint, todo): bar.update()
     return len(todo)
 
-# %% ../nbs/13_prepare.ipynb #465639f5
+# %% ../nbs/13_prepare.ipynb #cd41b539
+def _ids(data, source):
+    "The ids of a label map, from the bytes of its file."
+    from PIL import Image
+    try:
+        with Image.open(io.BytesIO(data)) as picture: return np.array(picture)
+    except (OSError, SyntaxError) as e: raise ValueError(f'{source} is no label map that can be decoded ({e})') from None
+
 def _unlabelled(png, source='CamVid'):
     "A CamVid label map with 255 in place of 11, as PNG."
     from PIL import Image
@@ -259,18 +266,11 @@ _landcover = Part('landcover', lambda folder, archives, workers, progress: load_
 
 RECIPES = dict(ade20k=_ade20k, pascal_context=_pascal_context, cityscapes=_cityscapes, camvid=_camvid, landcover=_landcover) # Data set: its parts, in order
 
-# %% ../nbs/13_prepare.ipynb #ccfe8d88
+# %% ../nbs/13_prepare.ipynb #29e928d5
 def _given(archive, folders):
     "The archive, or what it unpacks to, in one of the folders; None when it lies in none."
     places = [Path(folder)/name for folder in folders for name in (archive.name, archive.unpacked) if name]
     return next((place for place in places if place.exists()), None)
-
-def _checked(path, archive, progress, notes):
-    "A given archive, once its sha1 was looked at."
-    wrong = '' if path.is_dir() else _not_the_file(path, archive.sha1, progress)
-    if wrong and archive.binding: raise ValueError(f'{str(path)!r} is not the {archive.name} of the paper ({wrong}); get another copy')
-    if wrong: notes.append(f'{archive.name}: {wrong}; taken all the same, since its members carry checksums')
-    return path
 
 def _demand(archive, home, source):
     "Where an archive lies; None if it can be fetched; else a refusal that says how to get it."
@@ -279,6 +279,14 @@ def _demand(archive, home, source):
     if source: raise FileNotFoundError(f'no {archive.name} in {str(source)!r}')
     raise FileNotFoundError(f'{archive.name} needs an account: fetch it in a browser from https://www.cityscapes-dataset.com/downloads/, '
         f"and put it into {str(home/'downloads')!r} or name its folder (source, or --from)")
+
+# %% ../nbs/13_prepare.ipynb #8b55df7f
+def _checked(path, archive, progress, notes):
+    "A given archive, once its sha1 was looked at."
+    wrong = '' if path.is_dir() else _not_the_file(path, archive.sha1, progress)
+    if wrong and archive.binding: raise ValueError(f'{str(path)!r} is not the {archive.name} of the paper ({wrong}); get another copy')
+    if wrong: notes.append(f'{archive.name}: {wrong}; taken all the same, since its members carry checksums')
+    return path
 
 def _obtain(archive, home, source, progress, notes):
     "Path of an archive, fetched if need be."

@@ -1,6 +1,6 @@
-"""A pair of files as training wants it: checked, in OpenCV's order of colours, with little ceremony
+"""A pair of files as training needs it: two checked arrays, by the shortest way
 
-`read_pair(dataset, i)` gives image and label map of a sample: what `dataset.image(i)` with its colours reversed and `dataset.label_map(i)` give, byte for byte, with the same checks. JPEG and other colour pictures with one-byte grey PNG label maps take a short way; every other kind is left to the data set.
+`read_pair(dataset, i)` returns image and label map of a sample, the image with its colours in OpenCV's order, blue first. Apart from that order they are `dataset.image(i)` and `dataset.label_map(i)`, byte for byte and with the same checks. Colour pictures with one-byte grey PNG label maps take a short way; every other kind is left to the data set.
 
 ```python
 from segmenter.datasets import load_dataset
@@ -30,10 +30,10 @@ def _tables(dataset):
     wrong = ((ids < 0) | (ids >= n)) & (ids != void)
     return np.where(wrong, 0, ids).astype(np.uint8), wrong.astype(np.uint8)
 
-# %% ../nbs/13b_reading.ipynb #c3cd528c
+# %% ../nbs/13b_reading.ipynb #bdbdcf28
 _GREY_PNG = b'\x89PNG\r\n\x1a\n', bytes((8, 0)) # How the file begins; bytes 24 and 25: bit depth and kind of colour
 
-def _decode(path, data, how):
+def _decode(data, how):
     "An array from a file's bytes; None when OpenCV cannot."
     import cv2
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -42,33 +42,32 @@ def _decode(path, data, how):
     finally: cv2.utils.logging.setLogLevel(level)
 
 def _quick_labels(dataset, i, size, tables):
-    "The label map, or None where the careful way has to look."
+    "The label map, or None where the ordinary way has to look."
     import cv2
     data = np.frombuffer(_bytes(dataset.labels[i]), np.uint8)
     if (data[:8].tobytes(), data[24:26].tobytes()) != _GREY_PNG: return None
-    ids = _decode(dataset.labels[i], data, cv2.IMREAD_UNCHANGED)
+    ids = _decode(data, cv2.IMREAD_UNCHANGED)
     if ids is None or ids.shape != size: return None
     return None if cv2.countNonZero(cv2.LUT(ids, tables[1])) else cv2.LUT(ids, tables[0])
 
-# %% ../nbs/13b_reading.ipynb #33c07558
+# %% ../nbs/13b_reading.ipynb #e1aa04da
 def _ordinary(dataset, i):
     "Are both files of a sample plain files on a disk, of the kinds we know?"
     paths = (dataset.images[i], dataset.labels[i]) if dataset.labels else ()
     return type(dataset) is Dataset and dataset.in_chans == 3 and not dataset.coloured and bool(paths) and \
         all(isinstance(p, (str, Path)) and Path(p).suffix not in ('.npy', '.tif', '.tiff') for p in paths)
 
-
 def read_pair(
     dataset:Dataset, # What to read from
     i:int, # Which sample
 )->tuple[np.ndarray, np.ndarray]: # Image `[H, W, 3]` BGR uint8 (other bands as they are), label map `[H, W]` in training ids
-    "Image and label map of a sample, checked."
+    "Image and label map of a sample, checked (project)."
     import cv2
     image = labels = None
     try:
         if _ordinary(dataset, i) and (tables := _tables(dataset)):
-            image = _decode(dataset.images[i], np.frombuffer(_bytes(dataset.images[i]), np.uint8), cv2.IMREAD_COLOR)
+            image = _decode(np.frombuffer(_bytes(dataset.images[i]), np.uint8), cv2.IMREAD_COLOR)
             if image is not None: labels = _quick_labels(dataset, i, image.shape[:2], tables)
-    except OSError: pass # the careful way says which file it is
+    except OSError: pass # the ordinary way says which file it is
     if image is None: image = np.ascontiguousarray(dataset.image(i)[..., ::-1])
     return image, dataset.label_map(i) if labels is None else labels

@@ -1,4 +1,4 @@
-"""How frequent each class is, which images are worth seeing more often, and what grey is on average
+"""How frequent each class is, which images to draw more often, and the mean and deviation of the pixels
 
 `count_classes(dataset)` reads every label map once and returns a `ClassCounts`: pixels of each class in each image, and what follows from them. `rare_class_weights` turns it into a share of draws for each image, for `dataloaders(…, weights=…)` (in training, the dial `rare_class_sampling`). `own_normalization` measures mean and deviation of the images, to be given as `normalization` (in training, `'own'`). `show_frequencies` draws what was counted.
 
@@ -19,12 +19,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-# %% ../nbs/12a_statistics.ipynb #b6de000f
+# %% ../nbs/12a_statistics.ipynb #22f07d80
 import numpy as np
 from .classes import ClassList
-from .pairs import Dataset
+from .pairs import Dataset, _chosen
 
-# %% ../nbs/12a_statistics.ipynb #4b5890ac
+# %% ../nbs/12a_statistics.ipynb #2343f687
 @dataclass(frozen=True, eq=False)
 class ClassCounts:
     "Pixels of each class in each image."
@@ -33,12 +33,21 @@ class ClassCounts:
     void:np.ndarray # `[N]`, pixels without label
 
     @property
-    def total(self)->np.ndarray: return self.pixels.sum(0) # `[K]`, pixels of each class
-    @property
-    def frequency(self)->np.ndarray: return self.total/max(1, self.total.sum()) # `[K]`, share of the labelled pixels
-    @property
-    def shown_in(self)->np.ndarray: return (self.pixels > 0).sum(0) # `[K]`, images that show a class
+    def total(self)->np.ndarray:
+        "`[K]`, pixels of each class."
+        return self.pixels.sum(0)
 
+    @property
+    def frequency(self)->np.ndarray:
+        "`[K]`, share of the labelled pixels of each class."
+        return self.total/max(1, self.total.sum())
+
+    @property
+    def shown_in(self)->np.ndarray:
+        "`[K]`, images that show each class."
+        return (self.pixels > 0).sum(0)
+
+# %% ../nbs/12a_statistics.ipynb #d8641ba6
 def count_classes(
     data:Dataset, # With label maps
     workers:int|None=None, # Threads; None for one a core, up to 8
@@ -100,14 +109,14 @@ def show_frequencies(
     for handle in ax.legend(fontsize=8).legend_handles: handle.set_facecolor('.8')
     return ax
 
-# %% ../nbs/12a_statistics.ipynb #f83c3cee
+# %% ../nbs/12a_statistics.ipynb #8b089bb8
 def own_normalization(
     data:Dataset, # Training images
     limit:int|None=None, # Images to measure, evenly spread; None for all
 )->dict: # `{'mean': […], 'std': […]}`, a number a band, for `normalization`
     "Mean and deviation of each band over all pixels (project)."
     n, total, square = 0, 0., 0.
-    for i in range(len(data)) if limit is None else sorted({k*len(data)//limit for k in range(limit)}):
+    for i in _chosen(len(data), limit):
         x = data.image(i).reshape(-1, data.in_chans).astype(np.float64)
         if not np.isfinite(x.sum()): raise ValueError(f'{data.images[i]}: an image with numbers that are not finite')
         n, total, square = n + len(x), total + x.sum(0), square + (x*x).sum(0)

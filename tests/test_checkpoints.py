@@ -175,6 +175,19 @@ def test_picked_classes_survive_saving(tmp_path):
     assert load_model(tmp_path/'part').config.palette == [[3]*3, [0]*3]
     assert torch.equal(load_model(tmp_path/'part')(torch.ones(1, 3, 32, 32)), part(torch.ones(1, 3, 32, 32)))
 
+@pytest.mark.parametrize('more', [{}, dict(dataset='camvid'), dict(palette=[[k, k, k] for k in range(1, 12)])])
+def test_picked_classes_keep_the_colours_they_were_drawn_in(more):
+    from segmenter.classes import class_list
+    from segmenter.predict import class_list_of
+    camvid = class_list('camvid')
+    model = create_model(backbone='vit_tiny_patch16_384', **TINY | dict(n_classes=11), classes=list(camvid.names), **more)
+    before = {name: rgb for name, rgb in zip(camvid.names, class_list_of(model).palette.tolist())}
+    for names in ['road', 'sky'], ['van', 'road', 'tram'], list(reversed(camvid.names)):
+        after = class_list_of(pick_classes(model, names, new_classes=True))
+        assert list(after.names) == names
+        assert all(rgb == before[name] for name, rgb in zip(names, after.palette.tolist()) if name in before)
+        assert len({*map(tuple, after.palette.tolist())}) == len(names)
+
 # Files that are not what they should be: one line each, and nothing of them runs
 
 def one_line(error): return '\n' not in str(error.value) and len(str(error.value)) < 400

@@ -259,12 +259,12 @@ def test_ids_that_begin_at_1_are_named(folder):
     relabel(folder, lambda ids: ids + 1)
     a = found(folder)
     p = a.problems[0]
-    assert p.kind == 'ids_from_one' and p.fatal and 'ids begin at 1: did you mean reduce_zero_label?' in p.fix and 'ids 1–5 occur' in p.detail
+    assert p.kind == 'ids_from_one' and p.fatal and 'reduce_zero_label: true in dataset.yaml' in p.fix and 'ids 1–5 occur' in p.detail
 
 def test_one_id_past_the_end_names_both_readings(folder):
     relabel(folder, lambda ids: np.where(np.arange(60) < 3, 5, ids).astype(np.uint8))
     p = found(folder).problems[0]
-    assert p.kind == 'one_past_end' and 'void_label' in p.fix and 'reduce_zero_label' in p.fix and p.file == ''
+    assert p.kind == 'one_past_end' and 'ignore: in dataset.yaml' in p.fix and 'reduce_zero_label' in p.fix and p.file == ''
 
 def test_ids_spread_out_for_the_eye_are_named_with_the_divisor(folder):
     relabel(folder, lambda ids: ids*60)
@@ -490,3 +490,7 @@ def test_a_whole_jpeg_of_any_kind_has_no_complaint(mode):
     for how in dict(progressive=True), dict(subsampling=0), dict(quality=100, subsampling=1), dict(optimize=True):
         Image.fromarray(scene(37, 51)[0]).convert(mode).save(out := io.BytesIO(), 'JPEG', **how)
         assert _complaint(out.getvalue()) is None
+
+def test_every_remedy_speaks_of_what_a_folder_can_say():
+    "`void_label` and `ignore_index` are names of Python objects; a folder says `ignore:`."
+    for kind, (_, fix) in KINDS.items(): assert 'void_label' not in fix and 'ignore_index' not in fix and '\n' not in fix, kind
