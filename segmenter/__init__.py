@@ -8,69 +8,93 @@ sg.predict(model, sg.boxed_image('landcover')).overlay().shape
 
 Modules:
 
-- `segmenter.accuracy`: Is the encoder we start from the one we think it is? Ask what it was trained for
-- `segmenter.archives`: Downloads that continue where they broke, archives that write nowhere else, a data set read inside its zip
-- `segmenter.attention`: Where a token looks: the model's own attention, of any layer, over the whole image
-- `segmenter.augmentation`: mmsegmentation's random crops, byte for byte, for less work
+- `segmenter.accuracy`: Is the pretrained encoder read correctly? Measure its ImageNet accuracy with the head it was trained with
+- `segmenter.archives`: Downloads that continue where they broke off, archives that write only below their folder, a data set read inside its zip
+- `segmenter.attention`: Attention maps: where a patch or a class looks, in any layer of encoder or decoder, over the whole image
+- `segmenter.augmentation`: mmsegmentation's random crops, flips and colours, byte for byte, for less work
 - `segmenter.authors`: `python -m segm.train` and its siblings, word for word, as thin modules over our verbs
+- `segmenter.averaging`: A moving average of the weights over the last steps, quieter than any of them
 - `segmenter.bench`: What is quicker than what, measured so that a busy machine does not decide
-- `segmenter.boundaries`: How well the outlines are drawn: boundary IoU, for all classes in one pass over the label map
+- `segmenter.boundaries`: Boundary IoU: how well a prediction draws the outlines, for all classes in one pass over the label map
+- `segmenter.box`: A small trained model inside the package, what is known about it, and the command that replaces it
 - `segmenter.browser`: A data set on one page: every pair as a thumbnail, a legend that filters, nothing to install and no network
-- `segmenter.calibration`: When the model says 80 percent, is it right four times in five?
+- `segmenter.calibration`: When the model says 80 percent, is it right four times in five? Measure it, and correct it with a temperature
 - `segmenter.checkpoints`: Released models, runs of ours and folders to give away: read without running what is in them, written so that a crash loses nothing
 - `segmenter.classes`: What the ids of a label map mean, how they are drawn, and which ids may not occur
+- `segmenter.cli`: `segmenter VERB`, with the flags the authors chose and help that comes from the code
 - `segmenter.convert`: A model in the layout of the authors, of mmsegmentation, or of this package, from any of the three
-- `segmenter.datasets`: Pairs of image and label map: the whole Earth, the paper's sets, any folder of yours
+- `segmenter.datasets`: Data sets by name: the whole Earth, the paper's three, CamVid, and any folder of yours
+- `segmenter.distributed`: One command for one process or many: torchrun, accelerate, SLURM, or a cell of a notebook
 - `segmenter.doctor`: What is wrong with a data set, with file, value and count, before the first step
-- `segmenter.drawing`: Palettes that survive colour blindness, maps of errors and differences, one style for all figures
-- `segmenter.encoder`: A plain vision transformer from timm, with the authors' epsilon and the authors' positions
-- `segmenter.evaluate`: Every image of a split, one confusion matrix, and the protocol written beside the number
+- `segmenter.drawing`: Figures everybody can read: palettes for colour-blind eyes, maps of errors and differences, one style, text for screen readers
+- `segmenter.encoder`: Patches become tokens: a vision transformer from timm, set up so that released weights give the released numbers
+- `segmenter.evaluate`: The mIoU of a model on a data set: every image of a split, one confusion matrix, and the protocol beside the number
 - `segmenter.exchange`: `segmenter export`, `segmenter zoo`
-- `segmenter.explorer`: One page to look around in: every patch, every head, offline, on a phone too
-- `segmenter.export`: The model as a `torch.export` program and as an ONNX file, for any batch, height and width
-- `segmenter.export_bench`: PyTorch as it is, compiled, and onnxruntime: latency in turns, memory each in a process of its own
+- `segmenter.experiments`: A notebook with dials, a profile that turns them, and a run folder that remembers
+- `segmenter.explorer`: A web page in one file that shows the attention of every patch and head, offline and on a phone too
+- `segmenter.export`: Export to other programs: the model as a `torch.export` program and as a checked ONNX file, for any batch, height and width
+- `segmenter.export_bench`: PyTorch, compiled PyTorch and onnxruntime: latency in turns, memory in a process of its own each
 - `segmenter.film_speed`: A film end to end against the bare network, in turns
-- `segmenter.flicker`: Does a label stay with its thing from frame to frame, and how to make it
+- `segmenter.flags`: Flags, types and help of a command, read off a Python function; refusals in one line
+- `segmenter.flicker`: Do labels stay the same from frame to frame? Measure it along the optical flow, and smooth them over time
 - `segmenter.folders`: Any folder of yours as a data set: parallel folders, lists or a pattern, with a few words of YAML where guessing would be wrong
 - `segmenter.frames`: Reading files and folders of frames, and writing films that appear whole or not at all
-- `segmenter.guards`: Clear refusals, and files that are whole or not there
-- `segmenter.intervals`: A mean IoU from two thousand images has an error bar; it costs no second pass over them
+- `segmenter.guards`: Look names up with suggestions, write files whole or not at all, and tell by a digest which file was used
+- `segmenter.intervals`: How certain is a mean IoU? Bootstrap intervals, and the difference of two models, without a second pass over the images
 - `segmenter.laboratory`: `segmenter run`, `segmenter runs`
 - `segmenter.large_images`: An image that fits in no memory, read by rows of windows and written by rows of labels
+- `segmenter.learner`: The paper's training, as a fastai `Learner` with callbacks small enough to read
+- `segmenter.learning_rate`: One short, growing trial instead of ten long ones
 - `segmenter.linear_decoder`: One linear layer that asks each patch alone
 - `segmenter.logs`: Curves of several runs in one figure, from the authors' `log.txt` or ours
 - `segmenter.looking`: `segmenter attention`, `segmenter explore`
-- `segmenter.loss_bench`: A training step and its loss against the plain ones, in turns and in one run: seconds, and memory at the peak
-- `segmenter.losses`: How wrong a label map is: cross-entropy over the pixels that somebody labelled
+- `segmenter.loss_bench`: A training step and its loss against the plain ones, in turns: time, and memory at the peak
+- `segmenter.losses`: The training loss: cross-entropy over the labelled pixels, and a version that needs far less memory
 - `segmenter.mask_transformer`: Classes join the patches, look at the image with them, and each reads off its mask as an agreement
 - `segmenter.measuring`: `segmenter evaluate`, `segmenter accuracy`, `segmenter submit`
 - `segmenter.merge`: Labels of any image without `[K, H, W]`: windows in full batches, answers tile by tile
-- `segmenter.metrics`: One matrix of counts, and every number of the tables from it
+- `segmenter.metrics`: Mean IoU and every other score of the paper's tables, computed from one matrix of counts
 - `segmenter.mmseg_model`: mmsegmentation's Segmenter: its names, its turned matrices, and what it computes differently
-- `segmenter.mmseg_registry`: One call, and mmsegmentation's configurations build, train and test it
+- `segmenter.mmseg_registry`: Use this package's Segmenter inside mmsegmentation: one call, and its configurations build, train and test it
 - `segmenter.model`: Encoder and decoder joined: the paper's variants by name, and anything in between
-- `segmenter.model_bench`: Ours, the direct way and mmsegmentation's, in turns, with the same weights and the labels compared
-- `segmenter.onnx_predict`: One short file that segments an image with an exported model: numpy, Pillow, onnxruntime
+- `segmenter.model_bench`: Our labelling, the direct way and mmsegmentation's take turns, with the same weights, and their labels are compared
+- `segmenter.onnx_predict`: One short file that segments an image with an exported model and needs only numpy, Pillow and onnxruntime
+- `segmenter.optimizers`: From gradient to weights: the paper's SGD, any of timm's by name, and Muon, which lets every direction of a matrix learn alike
 - `segmenter.outputs`: What to keep of a label map: indices, colours, contours, a legend, shares, confidence
+- `segmenter.own_data`: Five lines from a folder of pictures to a model you have looked at: fine-tune, predict, show, interpret
 - `segmenter.pairs`: An image and its label map: reading them, turning stored ids into training ids, and checking that they belong together
-- `segmenter.patches`: An image as a grid of patches: padding, cutting, and stretching what the model knows about position
+- `segmenter.patches`: From an image to a grid of patches and back to pixels, and how position embeddings are stretched over another grid
 - `segmenter.photo_folders`: From a folder to a folder: below it too, again after an interruption, past whatever cannot be read
 - `segmenter.pipelines`: From files to batches: the authors' augmentation, in an order that can be had again
+- `segmenter.planning`: From a handful of dials to data, model and batches, with everything refused that cannot work
 - `segmenter.predict`: From a photograph to a label map, an overlay and a legend; from many photographs to a stream of them
-- `segmenter.prepare`: From an address, or from archives you have, to folders that are complete, verified and ready
+- `segmenter.prepare`: From a web address, or from archives you have, to folders that are complete, verified and ready
 - `segmenter.pretrained`: A vision transformer from anywhere, carried in with an account of what matched, what was stretched and what is missing
-- `segmenter.reading`: A pair of files as training wants it: checked, in OpenCV's order of colours, with little ceremony
-- `segmenter.region_losses`: Dice, the hardest pixels, and one loss that a run is given: each from the masks, tile by tile
-- `segmenter.reports`: An evaluation to look at: a page that sorts, the images that went well and badly, a row for each image
+- `segmenter.reading`: A pair of files as training needs it: two checked arrays, by the shortest way
+- `segmenter.recipes`: What stands in for the dials that nobody turned: the paper's values, or today's
+- `segmenter.region_losses`: The Dice loss, training on the hardest pixels only, and the one loss object that a run minimises
+- `segmenter.registry`: What has been run: listed, filtered, compared, plotted; and the records a page may quote
+- `segmenter.reports`: A folder that shows an evaluation: a page with a sortable table, the best and worst images, a row for each image
+- `segmenter.results`: What was published and what we ran, side by side; "not run" where it was not
+- `segmenter.run_files`: What a run leaves behind after every epoch, and how the next call finds its place again
+- `segmenter.safekeeping`: Checkpoints that survive a crash, a full disk and a flipped bit; one run a folder; and a stop that loses nothing
+- `segmenter.schedules`: The learning rate as a function of the iteration: polynomial decay, with an optional warm-up
+- `segmenter.settings`: Everything a training run is made of, as one frozen value with the authors' names
 - `segmenter.sharing`: A folder that says what it is: weights, configuration with a digest, and a card with scores, licence and a picture
 - `segmenter.showing`: `segmenter video`, `segmenter logs`
-- `segmenter.sizes`: Does the model find small things? mIoU by the size of the object, defined so that the parts add up to the whole
-- `segmenter.speed`: After the merge the network is the cost: how near its matrix products are to what the machine can do, and what else helps
-- `segmenter.statistics`: How frequent each class is, which images are worth seeing more often, and what grey is on average
-- `segmenter.submissions`: Label maps as a benchmark's server wants them: its ids, its file names, a folder to zip
-- `segmenter.video`: A film in, the same film with its classes out: any length, constant memory, the network never waiting
+- `segmenter.sizes`: Does the model find small things? mIoU by object size, defined so that the counts of all sizes add up to the confusion matrix
+- `segmenter.slurm`: A sweep as a SLURM array: one job for each run, pre-empted and continued, with the same records
+- `segmenter.speed`: After the merge the network is the cost: how close its matrix products come to what the machine can do, and what else helps
+- `segmenter.statistics`: How frequent each class is, which images to draw more often, and the mean and deviation of the pixels
+- `segmenter.steps`: From a batch to a step when memory is short or the encoder has to wait: the same gradient in parts
+- `segmenter.submissions`: Predictions for a benchmark's test server: label maps in its own class ids, in a folder ready to zip
+- `segmenter.sweeps`: Many runs from one line: rows of a table, grids, lists, some at a time, none lost
+- `segmenter.training`: The authors' training script as a function: one folder a run, nothing lost in it, the same call continues it
+- `segmenter.video`: Segment a film: the same film with its classes laid over, at any length, in constant memory, with reading and writing beside the network
+- `segmenter.watching`: What a run shows of itself while it lasts: a table, a picture of predictions, a bar, and when enough is enough
 - `segmenter.windows`: A network that sees a square segments images of any size: sliding windows, and their exact merge
-- `segmenter.zoo`: Fourteen released models by name: what they score, where they lie, and what to take when a server is gone"""
+- `segmenter.world_batch`: Several processes, one batch: who computes which images, and what each of them must divide by
+- `segmenter.zoo`: Fourteen released models by name: what they score, how to find or download them, and what to take when a server is gone"""
 
 # AUTOGENERATED! DO NOT EDIT! File to edit: ../nbs/80_init.ipynb.
 

@@ -1,4 +1,4 @@
-"""Is the encoder we start from the one we think it is? Ask what it was trained for
+"""Is the pretrained encoder read correctly? Measure its ImageNet accuracy with the head it was trained with
 
 `imagenet_accuracy(encoder, folder)` classifies the validation images of ImageNet with an encoder and its own head and returns an `Accuracy`: shares of images whose class is the first guess, or among the first five.
 The folder has `val/` with a subfolder for each class, named by its WordNet id; a part of the classes will do, because ids are looked up and not counted.

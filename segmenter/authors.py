@@ -1,6 +1,6 @@
 """`python -m segm.train` and its siblings, word for word, as thin modules over our verbs
 
-`MODULES` says which function answers for which module of the authors; `run` parses what was typed behind `python -m` and calls it. Flags, spellings and defaults are the original's, and the verbs' further flags are understood too where a function lists them. Exit code 0 is success, which the original answered with 1.
+`MODULES` holds the function for each of the authors' modules; `run` parses what was typed after `python -m` and calls it. Flags, spellings and defaults are the original's; a few flags of our verbs are accepted too. Exit code 0 means success, where the original returned 1.
 
 ```python
 from segmenter.authors import run
@@ -20,7 +20,7 @@ from . import cli
 from .flags import answer, parse
 from .settings import TrainSettings
 
-# %% ../nbs/71_authors.ipynb #523d26ae
+# %% ../nbs/71_authors.ipynb #35808e12
 def train(*,
     log_dir:str, # Folder of the run
     dataset:str, # Data set: ade20k, pascal_context, cityscapes, or another name or folder
@@ -31,23 +31,23 @@ def train(*,
     weight_decay:float=0., # Of matrices only
     **settings:TrainSettings, # The other flags
 ):
-    "The authors' training, by `segmenter train`."
+    "Train a model; `segmenter train` with the authors' defaults."
     return cli.train(log_dir=log_dir, dataset=dataset, backbone=backbone, decoder=decoder, pretrained=pretrained, optimizer=optimizer,
                      weight_decay=weight_decay, **settings)
 
-# %% ../nbs/71_authors.ipynb #e297b2d2
+# %% ../nbs/71_authors.ipynb #d9189544
 def inference(*,
     model_path:str, # checkpoint.pth, with variant.yml beside it
     input_dir:str, # Folder of images
-    output_dir:str, # Folder of the results
+    output_dir:str, # Folder for the results
     gpu:bool=None, # Use the GPU; the default where there is one
 ):
-    "The authors' inference at each image's own size, by `segmenter predict`."
+    "Segment images at their own size; `segmenter predict --im-size native`."
     return cli.predict(model_path=model_path, input_dir=input_dir, output_dir=output_dir, gpu=gpu, im_size=0)
 
-# %% ../nbs/71_authors.ipynb #7d897c50
+# %% ../nbs/71_authors.ipynb #46043524
 def _last_defaults(model_path, dataset, im_size, window_size, window_stride):
-    "Sizes as the authors' last version chooses them; None where it had no say."
+    "Sizes as the authors' last version chooses them; None where it leaves the choice to the checkpoint."
     from segmenter.checkpoints import read_variant
     from segmenter.datasets import SETTINGS
     path = Path(model_path).expanduser()
@@ -56,107 +56,107 @@ def _last_defaults(model_path, dataset, im_size, window_size, window_stride):
     im_size = im_size or (SETTINGS[dataset].im_size if dataset in SETTINGS else None)
     return dict(im_size=im_size, window_size=window_size or crop, window_stride=window_stride or (crop - 32 if crop else None))
 
-# %% ../nbs/71_authors.ipynb #696eab90
+# %% ../nbs/71_authors.ipynb #c55dba53
 def miou(
     model_path:str, # checkpoint.pth, with variant.yml beside it
     dataset_name:str, # Data set: ade20k, pascal_context, cityscapes, or another name or folder
     *,
-    im_size:int=None, # Short side of the resized image, pixels; the data set's when left out
-    multiscale:bool=False, # Six scales and their mirror images
-    blend:bool=True, # Saved maps are laid over the image at half strength
-    window_size:int=None, # Window, pixels; the checkpoint's crop when left out
+    im_size:int=None, # Resize the short side to this many pixels; the data set's when left out
+    multiscale:bool=False, # Average over six scales and their mirror images
+    blend:bool=True, # With --save-images: lay the class colours over the image at half strength
+    window_size:int=None, # Side of a window, pixels; the checkpoint's crop when left out
     window_stride:int=None, # Step between windows, pixels; 32 less than the crop when left out
-    window_batch_size:int=4, # Windows a forward pass
+    window_batch_size:int=4, # Windows in one forward pass
     save_images:bool=False, # Save image, prediction and truth under images/, and as images.zip
     frac_dataset:float=1., # Share of the images to measure, evenly spread
     gpu:bool=None, # Use the GPU; the default where there is one
     data_root:str=None, # Folder that holds the data sets; the environment variable DATASET when left out
 ):
-    "The authors' evaluation with their last version's sizes, by `segmenter evaluate`."
+    "Measure the mIoU of a checkpoint; `segmenter evaluate` with the sizes of the authors' last version."
     cli._need(model_path, 'checkpoint')
     sizes = _last_defaults(model_path, dataset_name, im_size, window_size, window_stride)
     print(', '.join(f'{name} {value or "of the checkpoint"}' for name, value in sizes.items()))
     return cli.evaluate(model_path, dataset_name, protocol='head', multiscale=multiscale, blend=blend, window_batch_size=window_batch_size,
         save_images=save_images, frac_dataset=frac_dataset, gpu=gpu, data_root=data_root, **sizes)
 
-# %% ../nbs/71_authors.ipynb #8c75057f
+# %% ../nbs/71_authors.ipynb #c50c5a17
 def accuracy(
     backbone:str, # Encoder, such as vit_tiny_patch16_384
     *,
     imagenet_dir:str, # Folder of ImageNet, with val/ in it
-    batch_size:int=32, # Images a forward pass
+    batch_size:int=32, # Images in one forward pass
     num_workers:int=10, # Processes that load data
     gpu:bool=True, # Use the GPU
 ):
-    "ImageNet accuracy of a pretrained encoder, by `segmenter accuracy`."
+    "Measure the ImageNet accuracy of an encoder; `segmenter accuracy`."
     return cli.accuracy(backbone=backbone, imagenet_dir=imagenet_dir, batch_size=batch_size, num_workers=num_workers, gpu=gpu)
 
-# %% ../nbs/71_authors.ipynb #7100fdcb
+# %% ../nbs/71_authors.ipynb #cc7602f6
 def logs(
-    log_yml:str, # YAML file with root and logs
+    log_yml:str, # YAML file that names logs
     *,
-    x_key:str='epoch', # Horizontal axis
-    y_key:str='val_mean_iou', # Vertical axis; a/b reads b inside a
-    size:Literal['large', 'tight']='large', # Of the figure
-    epoch:int=-1, # Record to print; the last when left out
+    x_key:str='epoch', # Key on the horizontal axis
+    y_key:str='val_mean_iou', # Key on the vertical axis; a/b reads b inside a
+    size:Literal['large', 'tight']='large', # Size of the figure
+    epoch:int=-1, # Record to print for each run, counted from 0; -1 is the last
     plot:bool=True, # Draw the figure
 ):
-    "Training curves of several runs, by `segmenter logs`."
+    "Compare the training curves of several runs; `segmenter logs`."
     return cli.logs(log_yml, x_key=x_key, y_key=y_key, size=size, epoch=epoch, plot=plot)
 
-# %% ../nbs/71_authors.ipynb #04ab05c2
+# %% ../nbs/71_authors.ipynb #c50ce1fd
 def show_attn_map(
     model_path:str, # checkpoint.pth, with variant.yml beside it
     image_path:str, # Image to look at
-    output_dir:str, # Folder of the maps
+    output_dir:str, # Folder for the maps
     *,
-    layer_id:int=0, # Block whose attention is drawn
-    x_patch:int=0, # Column of the patch that looks
-    y_patch:int=0, # Row of the patch that looks
-    cmap:str='viridis', # matplotlib colour map
-    enc:bool=True, # Attention of the encoder; its opposite is the decoder's
-    cls:bool=False, # Of the class token; its opposite is a patch's
+    layer_id:int=0, # Block whose attention is drawn, counted from 0
+    x_patch:int=0, # Column of the patch that looks, counted from 0
+    y_patch:int=0, # Row of the patch that looks, counted from 0
+    cmap:str='viridis', # Colour map, as matplotlib names it
+    enc:bool=True, # Draw the encoder's attention; --dec draws the decoder's
+    cls:bool=False, # Draw where the class token looks, in the decoder every class; --patch draws where a patch looks
 ):
-    "Attention maps of the image's top-left square, by `segmenter attention`."
+    "Write attention maps of an image's top-left square; `segmenter attention --square`."
     given = dict(locals())
     return cli.attention(**given, square=True)
 
-# %% ../nbs/71_authors.ipynb #34f32054
+# %% ../nbs/71_authors.ipynb #e3866e69
 def prepare_ade20k(
     download_dir:str, # Folder under which ade20k/ is made
 ):
-    "Download ADE20K, by `segmenter prepare ade20k`."
+    "Download ADE20K; `segmenter prepare ade20k`."
     return cli.prepare('ade20k', download_dir)
 
 def prepare_pcontext(
     download_dir:str, # Folder under which pcontext/ is made
 ):
-    "Download Pascal Context, by `segmenter prepare pascal_context`."
+    "Download Pascal Context; `segmenter prepare pascal_context`."
     return cli.prepare('pascal_context', download_dir)
 
 def prepare_cityscapes(
     download_dir:str, # Folder under which cityscapes/ is made
     *,
-    username:str=None, # Not needed: the zips are fetched by you
-    password:str=None, # Refused: a command line is no place for one
+    username:str=None, # Ignored: you fetch the zips yourself
+    password:str=None, # Refused: other users can read a command line
     nproc:int=10, # Processes that convert polygons
 ):
-    "Convert Cityscapes from your own zips, by `segmenter prepare cityscapes`."
+    "Convert Cityscapes from zips you fetched; `segmenter prepare cityscapes`."
     if password: raise ValueError('a password on a command line can be read by others: leave it out, '
         'and fetch gtFine_trainvaltest.zip and leftImg8bit_trainvaltest.zip from cityscapes-dataset.com in a browser')
     return cli.prepare('cityscapes', download_dir, workers=nproc)
 
-# %% ../nbs/71_authors.ipynb #e5248694
-MODULES = { # What stands behind `python -m`: who answers
+# %% ../nbs/71_authors.ipynb #870ad7e9
+MODULES = { # What comes after `python -m`, and the function for it
     'segm.train': train, 'segm.inference': inference, 'segm.eval.miou': miou, 'segm.eval.accuracy': accuracy, 'segm.utils.logs': logs,
     'segm.scripts.show_attn_map': show_attn_map, 'segm.scripts.prepare_ade20k': prepare_ade20k,
     'segm.scripts.prepare_cityscapes': prepare_cityscapes, 'segm.scripts.prepare_pcontext': prepare_pcontext}
 
 def run(
-    module:str, # Name behind `python -m`
-    arguments=None, # What was typed behind it; None for the command line's
+    module:str, # Name after `python -m`
+    arguments=None, # What was typed after it; None for the command line's
 )->int: # Exit code, as of `segmenter`
-    "Answer for a module of the authors."
+    "Run what was typed for one of the authors' modules."
     import sys
     words = list(sys.argv[1:] if arguments is None else arguments)
     return answer(f'python -m {module}', MODULES[module], [w for w in words if w != '--debug'], '--debug' in words)

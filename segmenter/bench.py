@@ -1,6 +1,6 @@
 """What is quicker than what, measured so that a busy machine does not decide
 
-`interleave(candidates)` runs named functions in turns and gives `Timings`: `.median(name)`, `.percentiles(name)` and `.ratio(a, b)`, how many times as long `a` takes as `b`, with quartiles. `one_thread` holds torch and OpenCV to one thread each. `peak_memory` runs a function in a process of its own and gives the most memory it held; `extra_memory` leaves out what was there before the measured call. `new_record` begins the record of any bench: versions, device, processor, commit, threads, load; `write_record` stores it. `bench('data')` compares loading with mmsegmentation's, on the photographs and label maps of `photo_set`.
+`interleave(candidates)` runs named functions in turns and returns `Timings`: `.median(name)`, `.percentiles(name)` and `.ratio(a, b)`, how many times as long `a` takes as `b`, with quartiles. `one_thread` limits torch and OpenCV to one thread each. `peak_memory` runs a function in a process of its own and returns the most memory it held; `extra_memory` leaves out what was there before the measured call. `new_record` begins the record of any bench (versions, device, processor, commit, threads, load), and `write_record` stores it. `bench('data')` compares our loading with mmsegmentation's, on the photographs and label maps of `photo_set`.
 
 ```python
 import numpy as np
@@ -22,16 +22,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/61_bench.ipynb #81ab363a
+# %% ../nbs/61_bench.ipynb #c17810e6
 import numpy as np, torch
 from .augmentation import _borrowed, _seed
 from .classes import class_list, import_mmseg
 from .datasets import SETTINGS, Dataset, load_dataset
-from .experiments import _commit, _device, _versions
+from .experiments import provenance
 from .guards import atomic_write, lookup
 from .pipelines import EpochSampler, SegmentationDataset, SegmentationLoader, train_pipeline, val_pipeline
 
-# %% ../nbs/61_bench.ipynb #f1c1be58
+# %% ../nbs/61_bench.ipynb #e45ba547
 @dataclass
 class Timings:
     "Seconds of each candidate in each round."
@@ -45,18 +45,18 @@ class Timings:
         slow:str, # Candidate
         quick:str, # Another
     )->tuple[float, float, float]: # Median, lower and upper quartile of the ratios within a round
-        "How many times as long one takes as the other."
+        "How many times as long `slow` takes as `quick`, round by round."
         ratios = np.divide(lookup('candidate', slow, self.seconds), lookup('candidate', quick, self.seconds))
         return tuple(np.percentile(ratios, (50, 25, 75)).tolist())
 
-# %% ../nbs/61_bench.ipynb #9950c24a
+# %% ../nbs/61_bench.ipynb #857b34ce
 def interleave(
     candidates:Mapping[str, Callable], # Functions of the number of the round
-    rounds:int=12, # Turns of each
-    warmup:int=1, # Rounds before, not counted
-    units:int=1, # How much work a turn is
-    unit:str='call', # What the work is counted in
-)->Timings: # Seconds a unit
+    rounds:int=12, # Turns of each candidate
+    warmup:int=1, # Rounds before these, not counted
+    units:int=1, # Units of work in a turn, such as the images of a batch
+    unit:str='call', # Name of the unit
+)->Timings: # Seconds for each unit of work
     "Time candidates in turns."
     seconds = {name: [] for name in candidates}
     for turn in range(-warmup, rounds):
@@ -66,17 +66,17 @@ def interleave(
             if turn >= 0: seconds[name].append((time.perf_counter() - begin)/units)
     return Timings(seconds, unit)
 
-# %% ../nbs/61_bench.ipynb #2feb3975
+# %% ../nbs/61_bench.ipynb #f0c1dddb
 @contextlib.contextmanager
 def one_thread():
-    "One thread for torch and one for OpenCV, and what there was afterwards."
+    "One thread for torch and one for OpenCV within the block."
     import cv2
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1), cv2.setNumThreads(1)
     try: yield
     finally: torch.set_num_threads(before[0]), cv2.setNumThreads(before[1])
 
-# %% ../nbs/61_bench.ipynb #5053c1c9
+# %% ../nbs/61_bench.ipynb #45ae0870
 _CHILD = '''
 import contextlib, importlib, json, os, resource, sys
 def held(what): # ru_maxrss would count the parent's memory too, from before the program was replaced
@@ -92,32 +92,32 @@ print(json.dumps(held('VmHWM') - before))
 '''
 
 def _alone(function, arguments, what):
-    "Run a function in a process of its own, and read what it says about its memory."
+    "Run a function in a new process, and read the number of bytes it reports."
     done = subprocess.run([sys.executable, '-c', _CHILD, function, json.dumps(arguments), what], capture_output=True, text=True)
     if done.returncode: raise ValueError(f'{function} failed in a process of its own: {(done.stderr.strip().splitlines() or ["no message"])[-1]}')
     return json.loads(done.stdout.splitlines()[-1])
 
-# %% ../nbs/61_bench.ipynb #ba594370
+# %% ../nbs/61_bench.ipynb #37840b2c
 def peak_memory(
     function:str, # 'module:name' of a function
-    *arguments, # For it; what JSON can say
-)->int: # Bytes
-    "The most memory a process held that did nothing else."
+    *arguments, # Its arguments, of types that JSON has
+)->int: # Bytes, Python and its imports included
+    "The most memory that a process held which only called this function."
     return _alone(function, arguments, 'all')
 
-# %% ../nbs/61_bench.ipynb #5cb63d78
+# %% ../nbs/61_bench.ipynb #65ae3fa5
 def extra_memory(
     function:str, # 'module:name' of a function that prepares, and returns the work: a function without arguments
-    *arguments, # For it; what JSON can say
+    *arguments, # Its arguments, of types that JSON has
 )->int: # Bytes that the work adds at its highest point
     "The memory of one call, without what was held before it."
     return _alone(function, arguments, 'extra')
 
-# %% ../nbs/61_bench.ipynb #d8863599
+# %% ../nbs/61_bench.ipynb #0303f0f3
 _HEIGHT, _WIDTH = 512, 683
 
 def _photograph(source, rng):
-    "A piece of a photograph, as another one."
+    "A random piece of a photograph, mirrored, tinted and with noise."
     import cv2
     width = int(rng.integers(300, 480))
     height = width*_HEIGHT//_WIDTH
@@ -133,12 +133,12 @@ def _regions(rng):
     hills = [cv2.resize(rng.normal(rng.normal(0, .7), 1, (9, 12)), (_WIDTH, _HEIGHT), interpolation=cv2.INTER_CUBIC) for _ in ids]
     return ids[np.argmax(hills, 0)].astype(np.uint8)
 
-# %% ../nbs/61_bench.ipynb #b7c746ac
+# %% ../nbs/61_bench.ipynb #4c5c5cbe
 def photo_set(
     folder, # Where the files go; existing ones are kept
-    n:int=64, # How many
-    seed:int=0, # What they follow from
-)->Dataset: # ADE20K's classes and settings
+    n:int=64, # Number of pairs
+    seed:int=0, # The same seed gives the same files
+)->Dataset: # With ADE20K's classes and settings
     "JPEG photographs and PNG label maps to measure loading on."
     import cv2
     from matplotlib.cbook import get_sample_data
@@ -151,7 +151,7 @@ def photo_set(
         cv2.imwrite(str(label), _regions(rng))
     return Dataset('photographs', 'train', images, labels, class_list('ade20k'), SETTINGS['ade20k'], reduce_zero_label=True)
 
-# %% ../nbs/61_bench.ipynb #a79b80f3
+# %% ../nbs/61_bench.ipynb #0a1f29f4
 def _stock_transforms(crops, whole):
     "Reading, transforms and packing of training and of validation."
     t = import_mmseg('datasets.transforms')
@@ -160,7 +160,7 @@ def _stock_transforms(crops, whole):
     return {'train': [*read, *crops[:-2], t.PackSegInputs()], 'val': [read[0], whole[0], read[1], t.PackSegInputs()]}
 
 def _stock_item(dataset, i):
-    "What mmsegmentation's data sets know of a sample before it is read."
+    "The description of a sample that mmsegmentation's data sets hand to its transforms."
     void, ids = dataset.classes.ignore_index, dataset.void_label
     label_map = None if ids is None else {int(v): void for v in np.atleast_1d(ids)}
     return dict(img_path=str(dataset.images[i]), seg_map_path=str(dataset.labels[i]), label_map=label_map,
@@ -189,36 +189,27 @@ def stock_batches(
         return done['inputs'], torch.stack([d.gt_sem_seg.data[0] for d in done['data_samples']])
     return batch
 
-# %% ../nbs/61_bench.ipynb #46847921
-def _packages():
-    "Versions of everything that may matter to speed."
-    names = ('torchvision', 'numpy', 'opencv-python', 'opencv-python-headless', 'mmcv', 'mmcv-lite', 'pillow', 'onnxruntime')
-    from importlib.metadata import PackageNotFoundError, version
-    found = _versions()
-    for name in names:
-        with contextlib.suppress(PackageNotFoundError): found[name] = version(name)
-    return found
+# %% ../nbs/61_bench.ipynb #bc596963
+_MATTER = 'torchvision', 'numpy', 'opencv-python', 'opencv-python-headless', 'mmcv', 'mmcv-lite', 'pillow', 'onnxruntime' # to speed
 
 def _processor():
-    "The processor by its name."
+    "The name of the processor."
     cpuinfo = Path('/proc/cpuinfo')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.processor())
 
-# %% ../nbs/61_bench.ipynb #d3498a72
 def new_record(
     what:str, # Name of the bench
     rounds:int, # Turns of each side, at least 1
     device:str='cpu', # Where it runs: 'cpu', or 'cuda' for the GPU that torch would take
     **settings, # What else was chosen, plain values
-)->dict: # `bench`, `rounds`, the settings, `versions`, `device`, `processor`, `commit`, `threads`, `load`
+)->dict: # `bench`, `rounds`, the settings, `versions`, `device`, `commit`, `processor`, `threads`, `load`
     "The head of a record: what is measured, with which settings, where, and by which code."
-    if rounds < 1: raise ValueError(f'a bench needs a round at least, not {rounds}')
+    if rounds < 1: raise ValueError(f'{rounds} rounds: a bench needs at least 1')
     load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
-    return dict(bench=what, rounds=rounds, **settings, versions=_packages(), device=_device(device), processor=_processor(),
-                commit=_commit(), threads=torch.get_num_threads(), load=load)
+    return dict(bench=what, rounds=rounds, **settings, **provenance(device, _MATTER), processor=_processor(), threads=torch.get_num_threads(), load=load)
 
-# %% ../nbs/61_bench.ipynb #a328d091
+# %% ../nbs/61_bench.ipynb #08cff5ac
 def _our_batches(dataset, split):
     "Batches as `SegmentationLoader` makes them."
     s, training = dataset.settings, split == 'train'
@@ -230,7 +221,7 @@ def _our_batches(dataset, split):
 def _same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 def _load_rounds(dataset, split, rounds, images):
-    "Both sides in turns; checked for equality, then timed."
+    "Both sides in turns: timings, and whether their first batches were equal."
     order, n = EpochSampler(len(dataset)).order(), images if split == 'train' else 1
     sides = dict(mmsegmentation=stock_batches(dataset, split), segmenter=_our_batches(dataset, split))
     def draws(turn): return [(turn, order[(turn*images + k) % len(order)]) for k in range(images)]
@@ -239,9 +230,9 @@ def _load_rounds(dataset, split, rounds, images):
     candidates = {name: lambda turn, side=side: batches(side, turn) and None for name, side in sides.items()}
     return interleave(candidates, rounds, units=images, unit='image'), equal
 
-# %% ../nbs/61_bench.ipynb #e3351af2
+# %% ../nbs/61_bench.ipynb #c4933ac1
 def _bench_data(dataset, rounds, images):
-    "Training and validation loading, against mmsegmentation's."
+    "Loading for training and for validation, against mmsegmentation's."
     found = {}
     for split in ('train', 'val'):
         timings, equal = _load_rounds(dataset, split, rounds, images)
@@ -252,26 +243,26 @@ def _bench_data(dataset, rounds, images):
             percentiles={name: dict(zip(('p10', 'p50', 'p90'), timings.percentiles(name))) for name in timings.seconds})
     return found
 
-# %% ../nbs/61_bench.ipynb #9dbbd295
+# %% ../nbs/61_bench.ipynb #f9a81fa1
 BENCHES = dict(data=_bench_data) # Name: function of a data set, rounds and images a turn
 
 def bench(
     what:str='data', # Name in `BENCHES`
     dataset=None, # A `Dataset`, a name or a folder; None for 64 photographs made for the purpose
-    data_root=None, # Folder that holds the data sets
+    data_root=None, # Folder that holds the data sets; None for the environment variable DATASET
     rounds:int=16, # Turns of each side
     images:int=8, # Images in a turn
-)->dict: # The record
-    "Run a bench, and say on what."
+)->dict: # The record: that of `new_record`, `dataset`, `n_images`, `results`, `seconds`
+    "Run a bench of a data set, with one thread."
     measure = lookup('bench', what, BENCHES)
-    if images < 1: raise ValueError(f'a turn needs an image at least, not {images}')
+    if images < 1: raise ValueError(f'{images} images in a turn: give at least 1')
     with tempfile.TemporaryDirectory() as folder, one_thread():
         record = new_record(what, rounds, images=images)
         data = photo_set(folder) if dataset is None else dataset if isinstance(dataset, Dataset) else load_dataset(dataset, 'train', data_root)
         begin, results = time.perf_counter(), measure(data, rounds, images)
     return record | dict(dataset=data.name, n_images=len(data), results=results, seconds=round(time.perf_counter() - begin, 1))
 
-# %% ../nbs/61_bench.ipynb #f25aa17b
+# %% ../nbs/61_bench.ipynb #d9ef9ec9
 def write_record(
     record:dict, # From `bench`
     path, # Of the JSON file
@@ -283,7 +274,7 @@ def write_record(
 def report(
     record:dict, # From `bench`
 )->str: # A line a comparison
-    "What a person wants to know of a record."
+    "A record in words."
     rows = [f"{record['bench']} · {record['dataset']} · {record['n_images']} images · {record['rounds']} rounds of {record['images']} · {record['processor']}, one thread"]
     for name, r in record['results'].items():
         speeds = ', '.join(f"{side} {v:.0f}" for side, v in r['per_second'].items())

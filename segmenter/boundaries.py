@@ -1,4 +1,4 @@
-"""How well the outlines are drawn: boundary IoU, for all classes in one pass over the label map
+"""Boundary IoU: how well a prediction draws the outlines, for all classes in one pass over the label map
 
 `boundary_band(label_map, width)` marks the pixels of a label map that lie within `width` pixels of the edge of their own region, for all classes at once.
 `BoundaryIoU` is used like a confusion matrix: `update` with prediction and truth, `all_reduce` or `merge` to add counts, `compute` for `IoU` of each class and `mIoU`, in percent.

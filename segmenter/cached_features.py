@@ -1,4 +1,4 @@
-"""An encoder that does not learn answers the same each time: ask it once for every image, and let the decoder learn from the answers
+"""Training only the decoder: run the frozen encoder once for every image, and learn from its stored features
 
 `segmenter train --cache-features --drop-path 0` keeps the encoder as it is throughout and computes its features once for each training image and each of its mirror images. By hand: `loader = cached_loader(whole_loader(dataset, model), model, folder)` replaces the training loader of `dataloaders`, and `segmentation_learner` sees from it that only the decoder has to run (`DecoderModel`). `cache_features` writes the features into `folder/features`, in float32 and memory-mapped, so that they may be larger than the memory; `cache_bytes` says beforehand how large they will be, and a disk without that room is refused. Images are whole, resized as at evaluation and padded to a common size; there is no random scale, crop or colour."""
 

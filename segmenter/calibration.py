@@ -1,4 +1,4 @@
-"""When the model says 80 percent, is it right four times in five?
+"""When the model says 80 percent, is it right four times in five? Measure it, and correct it with a temperature
 
 `calibrate(model, dataset)` fits a temperature on every second image and measures calibration on the others: one pass, constant memory.
 It returns two `Reliability` records, before and after, and the temperature. `show_reliability` draws them.

@@ -1,4 +1,4 @@
-"""Palettes that survive colour blindness, maps of errors and differences, one style for all figures
+"""Figures everybody can read: palettes for colour-blind eyes, maps of errors and differences, one style, text for screen readers
 
 `safe_palette` gives class colours that stay apart for colour-blind eyes, `recoloured` gives them to a class list, `palette_gap` measures any palette and `as_seen` shows a picture as such an eye sees it.
 `error_map` and `difference_map` are label maps themselves, with the class lists `ERRORS` and `DIFFERENCES`, so that every function that draws a label map draws them too.

@@ -1,4 +1,4 @@
-"""A plain vision transformer from timm, with the authors' epsilon and the authors' positions
+"""Patches become tokens: a vision transformer from timm, set up so that released weights give the released numbers
 
 `create_encoder` builds one of the twelve backbones of the paper, with the authors' state-dict keys, or any plain
 vision transformer of timm by its name, in full size or narrower. It takes images of any size whose sides are

@@ -1,4 +1,4 @@
-"""Every image of a split, one confusion matrix, and the protocol written beside the number
+"""The mIoU of a model on a data set: every image of a split, one confusion matrix, and the protocol beside the number
 
 `evaluate(model, dataset)` segments every image of a split by sliding windows, at one scale or with twelve views, and counts.
 It returns an `Evaluation`: scores, confusion matrix, the counts of each image, protocol, seconds; `write` stores them, the authors' files included.

@@ -1,6 +1,6 @@
 """`segmenter export`, `segmenter zoo`
 
-`export` writes a checkpoint as an ONNX file for any batch, height and width, and compares it with the checkpoint before it appears. `zoo` without a name lists the released models and which of them are on this disk; with a name it fetches one, and names the nearest relative when its server is gone. The module imports nothing heavy, so that help costs no torch.
+`export` writes a checkpoint as an ONNX file for any batch, height and width, and compares the two before the file gets its name. `zoo` without a name lists the released models and which of them are on this disk; with a name it fetches one, and names the most similar model when the server is gone. The module imports nothing heavy, so that help does not load torch.
 
 ```python
 from segmenter.exchange import zoo
@@ -17,19 +17,19 @@ from pathlib import Path
 from .guards import writable_folder
 from .measuring import _need
 
-# %% ../nbs/68a_exchange.ipynb #fe47d34a
+# %% ../nbs/68a_exchange.ipynb #69b0ccb9
 def _agreement(rows):
-    "What a comparison found, in a line."
+    "A comparison in one line."
     pixels, ties, unequal = (sum(r[key] for r in rows) for key in ('pixels', 'ties', 'unequal'))
     apart = '' if rows[0]['apart'] is None else f"logits apart by at most {max(r['apart'] for r in rows):.1e}, "
     return f'in onnxruntime at {len(rows)} sizes: {apart}{100 - 100*unequal/pixels:.4g} % of all labels equal ({unequal} of {pixels:,} differ; {ties} are ties)'
 
-# %% ../nbs/68a_exchange.ipynb #6a2964db
+# %% ../nbs/68a_exchange.ipynb #7e9f43d1
 def export(
-    model_path:str, # checkpoint.pth, a folder, a name of the box or the zoo
+    model_path:str, # checkpoint.pth, the folder of a run, or the name of a model that comes with the package or was fetched from the zoo
     out:str, # The .onnx file to write
     *,
-    labels:bool=False, # End on the argmax: the file gives classes instead of logits
+    labels:bool=False, # Give the class of each pixel instead of the logits: a smaller answer
     photo:str=None, # Compare on this picture too; on noise alone when left out
 ):
     "Write a model as ONNX, for any batch, height and width."
@@ -43,15 +43,19 @@ def export(
     rows = check_onnx(export_onnx(model, path, labels=labels), model, photo=photo and Path(photo).expanduser())
     print(f'written to {path} ({path.stat().st_size/1e6:.1f} MB); {_agreement(rows)}')
 
-# %% ../nbs/68a_exchange.ipynb #8cc8a0b9
+export.examples = ['segmenter export landcover model.onnx --labels']
+
+# %% ../nbs/68a_exchange.ipynb #d9e7124b
 def zoo(*,
     name:list=(), # Model to fetch, such as ade20k/seg_tiny_mask; may be repeated; all are listed when left out
-    folder:str=None, # Where models lie, and where fetched ones go; SEGMENTER_ZOO or the cache when left out
-    mirror:str='', # Address that stands for the server's folder
-    addresses:bool=True, # Below each model, where its files are
-    tries:int=4, # Connections in a row that may bring nothing new
+    folder:str=None, # Folder of the models; the environment variable SEGMENTER_ZOO or the user's cache when left out
+    mirror:str='', # Address to fetch from in place of the models' own server
+    addresses:bool=True, # Print the addresses of each model's files
+    tries:int=4, # Give up after so many connections in a row that brought nothing
 ):
     "List the released models, or fetch them."
     from segmenter.zoo import describe_zoo, fetch_model
     if not name: print(describe_zoo(folder, addresses))
     for one in name or (): print(f'{one}: {fetch_model(one, folder, mirror=mirror, tries=tries)}')
+
+zoo.examples = ['segmenter zoo', 'segmenter zoo --name ade20k/seg_tiny_mask']

@@ -1,4 +1,4 @@
-"""One page to look around in: every patch, every head, offline, on a phone too
+"""A web page in one file that shows the attention of every patch and head, offline and on a phone too
 
 `write_explorer(model, image, 'page.html')` writes a self-contained page: hover or tap a patch to see where it looks, in several layers and all heads; click a class to see its map; switch between photo, prediction and truth. Arrow keys move the patch, digits choose the layer, `h` the head. `show_explorer` shows it in a notebook. The page does not hold attention matrices but queries and keys (`pack_attention`), rounded so that every map is right to a stated error; `PackedLayer.weights` computes what the page will show.
 

@@ -1,4 +1,4 @@
-"""The model as a `torch.export` program and as an ONNX file, for any batch, height and width
+"""Export to other programs: the model as a `torch.export` program and as a checked ONNX file, for any batch, height and width
 
 `export_onnx(model, 'model.onnx')` writes one ONNX file that takes normalised images `[B, 3, H, W]` of any size and gives logits `[B, K, H, W]`, or with `labels=True` the classes `[B, H, W]`; padding, position resampling and the way back to pixels are in the graph. Before the file appears, onnxruntime runs it at several sizes and batches and the answers are compared with the model's, every pixel of them (`check_onnx`). What a user of the file has to know, class names, colours, normalisation and sizes, travels inside it (`read_onnx`). `export_program` gives the same graph as a `torch.export` program. One rule differs from a released checkpoint: a graph always resamples positions when the *grid* of the image differs, never only when the number of tokens does. Needs `onnx`, `onnxscript` and `onnxruntime`: `pip install segmenter[export]`.
 

@@ -1,6 +1,6 @@
-"""PyTorch as it is, compiled, and onnxruntime: latency in turns, memory each in a process of its own
+"""PyTorch, compiled PyTorch and onnxruntime: latency in turns, memory in a process of its own each
 
-`bench_export()` runs one model eager, compiled (where a C++ compiler is found; where not, the record says so) and in onnxruntime, in turns and with the same number of threads, and returns a record with every single time, the largest difference of the answers, and the memory of each way. `report_export` puts it in words. At the command: `segmenter bench export`.
+`bench_export()` runs one model in three ways: eager, compiled (if there is a C++ compiler; if not, the record says so) and in onnxruntime. They take turns with the same number of threads. The record holds every single time, the largest difference of the answers, and the memory of each way; `report_export` puts it into words. In a terminal: `segmenter bench export`.
 
 ```python
 from segmenter.export_bench import bench_export, report_export
@@ -20,9 +20,9 @@ from .checkpoints import load_model
 from .export import export_onnx
 from .model import create_model
 
-# %% ../nbs/61d_export_bench.ipynb #429392b2
+# %% ../nbs/61d_export_bench.ipynb #f870cea1
 def _model(variant, model_path, size, seed=0):
-    "The model that is measured: a checkpoint's, or a random one of the paper."
+    "The model to measure: that of a checkpoint, or one of the paper's with random weights."
     torch.manual_seed(seed)
     return load_model(model_path) if model_path else create_model(variant, image_size=size).eval()
 
@@ -31,24 +31,24 @@ def _compiler():
     return os.environ.get('CXX') or shutil.which('g++') or shutil.which('clang++')
 
 def _onnx_way(path, threads):
-    "A function that asks onnxruntime."
+    "A function that runs a file in onnxruntime."
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     return lambda images: torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
 
-# %% ../nbs/61d_export_bench.ipynb #0ef8fd1f
+# %% ../nbs/61d_export_bench.ipynb #32873ab9
 def _ways(model, onnx_file, compiled, backend='inductor'):
-    "Ways to run a model: name and function."
+    "The ways to run a model, by name."
     ways = dict(eager=model)
     if compiled: ways['compiled'] = torch.compile(model, fullgraph=True, backend=backend)
     ways['onnxruntime'] = _onnx_way(onnx_file, torch.get_num_threads())
     return ways
 
-# %% ../nbs/61d_export_bench.ipynb #4abbc1fb
+# %% ../nbs/61d_export_bench.ipynb #2e61f467
 def _run_torch(way, variant, model_path, height, width, batch, threads):
-    "Runs in a process of its own: one answer of PyTorch."
+    "Run the model once in PyTorch; called in a process of its own."
     torch.set_num_threads(threads)
     model = _model(variant, model_path, height)
     if way == 'compiled': model = torch.compile(model, fullgraph=True)
@@ -73,25 +73,32 @@ def _memory_onnx(path, height, width, batch, threads):
     if done.returncode: raise ValueError(f'onnxruntime failed in a process of its own: {(done.stderr.strip().splitlines() or ["no message"])[-1]}')
     return int(done.stdout)
 
-# %% ../nbs/61d_export_bench.ipynb #ef332fec
+# %% ../nbs/61d_export_bench.ipynb #aecd7a25
 def _memory(way, file, *arguments):
-    "Peak of one way's process."
+    "The memory peak of one way's process."
     *_, height, width, batch, threads = arguments
     if way == 'onnxruntime': return _memory_onnx(file, height, width, batch, threads)
     return peak_memory('segmenter.export_bench:_run_torch', way, *arguments)
 
-# %% ../nbs/61d_export_bench.ipynb #d8aa2e1d
+@torch.inference_mode()
+def _in_turns(ways, images, rounds):
+    "Timings of the ways, and the largest difference of each way's logits from the eager ones."
+    truth = ways['eager'](images)
+    apart = {name: (way(images) - truth).abs().max().item() for name, way in ways.items()}
+    return interleave({name: lambda turn, way=way: way(images) for name, way in ways.items()}, rounds), apart
+
+# %% ../nbs/61d_export_bench.ipynb #ef76b68c
 def bench_export(
-    variant:str='Seg-T-Mask/16', # The paper's name of a model, random weights
+    variant:str='Seg-T-Mask/16', # The paper's name of a model, which gets random weights
     rounds:int=8, # Turns of each way
     size:int|None=None, # Side of the images, pixels; None for the crop of the model
-    batch:int=1, # Images at once
+    batch:int=1, # Images in one call
     *,
-    model_path=None, # A checkpoint instead of random weights
-    compiled:bool|None=None, # Measure `torch.compile` too; None where there is a C++ compiler
-    memory:bool=True, # Measure the peaks too: a process for each way
-)->dict: # The record
-    "Latency and memory of eager, compiled and onnxruntime, in one run on the processor."
+    model_path=None, # Checkpoint to measure instead; None for none
+    compiled:bool|None=None, # Measure `torch.compile` too; None for yes where there is a C++ compiler
+    memory:bool=True, # Measure the memory peaks too, in one more process for each way
+)->dict: # The record: that of `new_record`, and `apart`, `bytes`, `seconds`, `ratio` by way
+    "Latency and memory of eager, compiled and onnxruntime, in turns on the processor."
     path = str(model_path) if model_path else None
     record = new_record('export', rounds, variant='' if path else variant, model=path or '', batch=batch)
     compiled = bool(_compiler()) if compiled is None else compiled
@@ -100,18 +107,15 @@ def bench_export(
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
         ways = _ways(model, file := export_onnx(model, Path(folder)/'model.onnx'), compiled)
-        with torch.inference_mode():
-            truth = model(images)
-            apart = {name: (way(images) - truth).abs().max().item() for name, way in ways.items()}
-            timings = interleave({name: lambda turn, way=way: way(images) for name, way in ways.items()}, rounds)
+        timings, apart = _in_turns(ways, images, rounds)
         peaks = {name: _memory(name, file, variant, path, size, size, batch, record['threads']) for name in ways} if memory else None
     return record | dict(size=size, compiled=compiled, apart=apart, bytes=peaks, seconds=timings.seconds, ratio={name: timings.ratio('eager', name) for name in ways})
 
-# %% ../nbs/61d_export_bench.ipynb #c7b5d65d
+# %% ../nbs/61d_export_bench.ipynb #712f308c
 def report_export(
     record:dict, # From `bench_export`
 )->str: # Lines
-    "What a person wants to know of a record."
+    "A record in words."
     r, median = record, lambda s: sorted(s)[len(s)//2]
     lines = [f"export · {r['variant'] or r['model']} · batch {r['batch']}, {r['size']}×{r['size']} · {r['rounds']} rounds · {r['processor']}, "
              f"{r['threads']} threads, load {r['load']:.1f}"]

@@ -1,7 +1,7 @@
 """A film end to end against the bare network, in turns
 
-`film_speed` segments the first frames of a film end to end, from the file to a new file with overlay and legend, and in turns passes the same frames, already decoded and normalised, through `sliding_labels`. It returns the share of the bare rate that is left, by the clock and by processor seconds.
-`moving_film` draws a film to measure on. `segmenter bench video` is the same at the command.
+`film_speed` segments the first frames of a film end to end, from the file to a new file with overlay and legend, and in turns passes the same frames, already decoded and normalised, through `sliding_labels`. It returns the share of the bare frame rate that is left, by the clock and by processor time.
+`moving_film` draws a film to measure on. In a terminal: `segmenter bench video`.
 
 ```python
 from segmenter.checkpoints import load_model
@@ -30,13 +30,13 @@ from .patches import scene
 from .predict import make_views, protocol_for
 from .video import segment_video
 
-# %% ../nbs/62a_film_speed.ipynb #4f140a51
+# %% ../nbs/62a_film_speed.ipynb #6b40ae0e
 def moving_film(
     path, # File to write, such as film.mp4
-    n_frames:int=24, # How many
-    height:int=576, # Pixels
-    width:int=768, # Pixels
-)->Path:
+    n_frames:int=24, # Length of the film, in frames
+    height:int=576, # Of a frame, pixels
+    width:int=768, # Of a frame, pixels
+)->Path: # The file
     "A pan over a noisy street, ten frames a second (project)."
     wide = scene(height, width + 4*n_frames)[0]
     wide = (wide + np.random.default_rng(0).normal(0, 8, wide.shape)).clip(0, 255).astype(np.uint8)
@@ -47,9 +47,9 @@ def moving_film(
             film.add(frame, frame.image)
     return Path(path)
 
-# %% ../nbs/62a_film_speed.ipynb #ab406dc1
+# %% ../nbs/62a_film_speed.ipynb #8fe0ea30
 def _worked(ways, n):
-    "The same functions, and for each a list that collects processor seconds a frame."
+    "The same functions, and for each a list that collects its processor seconds for each frame."
     spent = {name: [] for name in ways}
     def watched(name, way):
         def run(turn):
@@ -59,16 +59,16 @@ def _worked(ways, n):
         return run
     return {name: watched(name, way) for name, way in ways.items()}, spent
 
-# %% ../nbs/62a_film_speed.ipynb #2521151f
+# %% ../nbs/62a_film_speed.ipynb #3d242da9
 def film_speed(
     model, # A `Segmenter`
     film, # File, or folder of frames
-    n_frames:int=16, # From the beginning
-    rounds:int=5, # Turns of each
+    n_frames:int=16, # Frames to measure, from the beginning of the film
+    rounds:int=5, # Turns of each way
     suffix:str='.mp4', # Of the film that is written
-    window_batch:int=4, # Windows a forward pass, on both sides
+    window_batch:int=4, # Windows in one forward pass, in both ways
     **windows, # `im_size`, `window_size`, `window_stride`; native size when `im_size` is left out
-)->dict: # `share` of the bare rate and its `quartiles`, `work` (the same in processor seconds), `timings`
+)->dict: # `share` of the bare rate and its `quartiles`, `work` (the same by processor time), `timings`, `n_frames`
     "End to end against the bare network, in turns (project)."
     clip = open_clip(film)
     frames = [f for f, _ in zip(read_frames(clip), range(n_frames))]
@@ -85,9 +85,9 @@ def film_speed(
     work = float(np.median(np.divide(spent['sliding_labels'], spent['end to end'])[1:])) # without the warm-up
     return dict(share=share, quartiles=(low, high), work=work, timings=timings, n_frames=len(frames))
 
-# %% ../nbs/62a_film_speed.ipynb #1697d7a2
+# %% ../nbs/62a_film_speed.ipynb #f5797cf3
 def _film_rows(o):
-    "Rows of the video bench for `model_bench.bench`: Seg-T unless another is asked for."
+    "The rows of the video bench, for `model_bench.bench`; Seg-T unless another model is asked for."
     from segmenter.checkpoints import load_model
     name = Path(o['film']).name if o.get('film') else 'a drawn street'
     def rows(variant):
@@ -96,6 +96,6 @@ def _film_rows(o):
         with tempfile.TemporaryDirectory() as folder:
             film = o.get('film') or moving_film(Path(folder)/'street.mp4')
             found, clip = film_speed(model, film, rounds=o['rounds']), open_clip(film)
-        return [dict(task='video', variant=variant, content=name, size=(clip.height, clip.width), n_frames=found['n_frames'], share=found['share'], work=found['work'], seconds=found['timings'].seconds,
-                     ratio={'the bare rate': found['share'], 'the bare rate by processor seconds': found['work']}, quartiles={'the bare rate': found['quartiles']})]
+        return [dict(task='video', variant=variant, content=name, size=(clip.height, clip.width), n_frames=found['n_frames'],
+                     share=found['share'], work=found['work'], seconds=found['timings'].seconds, ratio={'the bare rate': found['share'], 'the bare rate by processor seconds': found['work']}, quartiles={'the bare rate': found['quartiles']})]
     return {('video', v, name): lambda v=v: rows(v) for v in (o['chosen'] or ['Seg-T-Mask/16'])}

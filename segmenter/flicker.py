@@ -1,4 +1,4 @@
-"""Does a label stay with its thing from frame to frame, and how to make it
+"""Do labels stay the same from frame to frame? Measure it along the optical flow, and smooth them over time
 
 `flow_between` says where each pixel was one frame earlier, and `warped` brings a label map or any map along; pixels that came into view are left out.
 `Flicker` adds up, over a film, how many pixels keep the class they had: in place, along the flow, and as a mIoU between each label map and the one before, brought along.

@@ -1,9 +1,9 @@
-"""Clear refusals, and files that are whole or not there
+"""Look names up with suggestions, write files whole or not at all, and tell by a digest which file was used
 
 Look names up with `lookup`: an unknown one raises `UnknownName` (a `KeyError` whose text is a sentence) and offers
 the nearest names. Write files with `atomic_write` and whole folders with `atomic_folder`: the final name appears only
-when everything is on disk, and nothing is left behind when the block fails. Ask `writable_folder` before long work
-whether its results will have a place. `file_digest` is the sha256 that run records and manifests store;
+when everything is on disk, and nothing is left behind when the block fails. Call `writable_folder` before long work
+to make sure that its results can be written. `file_digest` is the sha256 that run records and manifests store;
 `record_digests` notes it in a folder's `digests.json`, and `check_digest` refuses a file that is not the one noted
 there.
 

@@ -1,4 +1,4 @@
-"""A mean IoU from two thousand images has an error bar; it costs no second pass over them
+"""How certain is a mean IoU? Bootstrap intervals, and the difference of two models, without a second pass over the images
 
 `ImageCounts` keeps the confusion matrix of every image, only its cells that are not zero; `per_image` gives IoU and accuracy of each image, `save` and `load` a small file.
 `bootstrap(counts)` returns an `Interval`: the mIoU, and between which numbers it lies in 95 of 100 resampled sets of images. `show_bootstrap` draws it.

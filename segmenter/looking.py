@@ -1,8 +1,8 @@
 """`segmenter attention`, `segmenter explore`
 
-`attention` writes the attention maps of one layer, a picture for each head, under the authors' names and with the authors' flags; it looks at the whole image unless `--square` asks for their crop.
-`explore` writes one HTML page in which every patch can be asked where it looks, in several layers and all heads, offline.
-The module imports nothing heavy, so that help costs no torch.
+`attention` writes the attention maps of one layer, a picture for each head, with the authors' flags and file names. It uses the whole image unless `--square` asks for the authors' crop.
+`explore` writes one HTML page that shows, for any patch you click, where it looks: in several layers and all heads, without a network.
+The module imports nothing heavy, so that help does not load torch.
 
 ```python
 import segmenter as sg
@@ -15,27 +15,27 @@ attention('landcover', str(sg.boxed_image('landcover')), 'maps', x_patch=5, y_pa
 # %% auto #0
 __all__ = ['attention', 'explore']
 
-# %% ../nbs/68_looking.ipynb #541ecddd
+# %% ../nbs/68_looking.ipynb #1d690013
 from pathlib import Path
 from .guards import writable_folder
-from .measuring import _load, _need
+from .measuring import _load, _need, _pixels
 
-# %% ../nbs/68_looking.ipynb #b92980d3
+# %% ../nbs/68_looking.ipynb #17a869d3
 def _class_ids(model, names):
-    "Numbers of classes given by name or number."
+    "Class ids of names or numbers."
     from segmenter.guards import lookup
     from segmenter.predict import class_list_of
     known = {name: i for i, name in enumerate(class_list_of(model).names)}
     return [lookup('class', name, known | {str(i): i for i in known.values()}) for name in names]
 
-# %% ../nbs/68_looking.ipynb #7ebac6de
+# %% ../nbs/68_looking.ipynb #dfe3bd04
 def _numbers(words):
-    "Layers given at the command; None for none."
+    "The layers that were typed, as numbers; None when there are none."
     try: return [int(i) for i in words or ()] or None
     except ValueError: raise ValueError(f'--layer takes a number, not {" ".join(words)!r}') from None
 
 def _draw(path, model, image, layer, enc, patch, classes, layers, **how):
-    "One figure, in the format its name says, whole or not at all."
+    "Write one figure, in the format of its suffix."
     import matplotlib.pyplot as plt
     from segmenter.attention import show_classes, show_layers
     from segmenter.logs import write_figure
@@ -46,63 +46,72 @@ def _draw(path, model, image, layer, enc, patch, classes, layers, **how):
     write_figure(figure, path, dpi=150)
     plt.close(figure)
 
-# %% ../nbs/68_looking.ipynb #728351b6
-def _figure_place(path):
-    "Refuse a figure that could not be written, before a model is loaded."
+# %% ../nbs/68_looking.ipynb #a61d731b
+def _check_figure(path):
+    "Refuse a figure that could not be written: its suffix, or its folder."
     from segmenter.guards import lookup
     lookup('kind of figure', Path(path).suffix.lower(), dict.fromkeys(('.png', '.svg', '.pdf')))
     writable_folder(Path(path).expanduser().parent)
 
-# %% ../nbs/68_looking.ipynb #2171d590
+# %% ../nbs/68_looking.ipynb #bc827165
+def _check_flags(class_, enc, cls, layers, figure):
+    "Refuse flags that do not go together, before a model is loaded."
+    if class_ and (enc or not cls): raise ValueError('--class chooses among the classes of the decoder: give --dec --cls too')
+    if layers and (not figure or not enc and cls): raise ValueError(
+        '--layer chooses what --figure shows in a row: give --figure FILE too, and a patch, or the class token of the encoder')
+    if figure: _check_figure(figure)
+
+# %% ../nbs/68_looking.ipynb #4b9d5ff1
 def attention(
-    model_path:str, # checkpoint.pth, the folder of a run, or the name of a model in the box
+    model_path:str, # checkpoint.pth, the folder of a run, or the name of a model that comes with the package
     image_path:str, # Image to look at
-    output_dir:str, # Folder of the maps
+    output_dir:str, # Folder for the maps
     *,
-    layer_id:int=0, # Block whose attention is drawn, from 0
-    x_patch:int=0, # Column of the patch that looks, from 0
-    y_patch:int=0, # Row of the patch that looks, from 0
-    cmap:str='viridis', # matplotlib colour map
-    enc:bool=True, # Attention of the encoder; its opposite is the decoder's
-    cls:bool=False, # The class token looks, in the decoder every class; its opposite is a patch
+    layer_id:int=0, # Block whose attention is drawn, counted from 0
+    x_patch:int=0, # Column of the patch that looks, counted from 0
+    y_patch:int=0, # Row of the patch that looks, counted from 0
+    cmap:str='viridis', # Colour map, as matplotlib names it
+    enc:bool=True, # Draw the encoder's attention; --dec draws the decoder's
+    cls:bool=False, # Draw where the class token looks, in the decoder every class; --patch draws where a patch looks
     class_:list=(), # With --dec --cls: only this class, by name or number; may be repeated
-    square:bool=False, # The authors' top-left square instead of the whole image
-    im_size:int=None, # Short side of the resized image, pixels; the checkpoint's when left out
-    figure:str=None, # Also write one figure: layers in a row, or with --dec --cls the classes in a grid, heads averaged
-    layer:list=(), # With --figure: block in the row, from 0; may be repeated; 1, 4, 8, 12, 16 and the last when left out
+    square:bool=False, # Use the top-left square of the image, as the authors' script does, instead of all of it
+    im_size:_pixels=None, # Resize the short side to this many pixels, or native to keep the size; the checkpoint's when left out
+    figure:str=None, # Write one figure too (.png, .svg, .pdf), heads averaged: layers in a row, or the classes in a grid with --dec --cls
+    layer:list=(), # With --figure: block in the row, counted from 0; may be repeated; 1, 4, 8, 12, 16 and the last when left out
     gpu:bool=None, # Use the GPU; the default where there is one
 ):
     "Write attention maps of an image, one for each head (the authors' `segm.scripts.show_attn_map`)."
-    checkpoint, image = _need(model_path, 'checkpoint'), _need(image_path, 'image')
-    if class_ and (enc or not cls): raise ValueError('--class chooses among the classes of the decoder: give --dec --cls too')
-    layers = _numbers(layer)
-    if layers and (not figure or not enc and cls): raise ValueError('--layer chooses what --figure shows in a row: give --figure FILE too, and a patch, or the class token of the encoder')
-    if figure: _figure_place(figure)
+    checkpoint, image, layers, patch = _need(model_path, 'checkpoint'), _need(image_path, 'image'), _numbers(layer), None if cls else (x_patch, y_patch)
+    _check_flags(class_, enc, cls, layers, figure)
     from segmenter.attention import write_attention_maps
-    model = _load(checkpoint, gpu)
-    files = write_attention_maps(model, image, output_dir, layer_id, 'encoder' if enc else 'decoder', None if cls else (x_patch, y_patch), cls,
-                                 cmap, _class_ids(model, class_) if class_ else None, square=square, im_size=im_size)
-    if figure: _draw(figure, model, image, layer_id, enc, None if cls else (x_patch, y_patch), class_, layers, square=square, im_size=im_size)
+    model, how = _load(checkpoint, gpu), dict(square=square, im_size=im_size)
+    files = write_attention_maps(model, image, output_dir, layer_id, 'encoder' if enc else 'decoder', patch, cls,
+                                 cmap, _class_ids(model, class_) if class_ else None, **how)
+    if figure: _draw(figure, model, image, layer_id, enc, patch, class_, layers, **how)
     print(f'{len(files)} pictures written to {files[0].parent if len({f.parent for f in files}) == 1 else files[0].parents[1]}')
 
-# %% ../nbs/68_looking.ipynb #d62d2cdb
+attention.examples = ['segmenter attention landcover-mask photo.jpg out/ --layer-id 2 --x-patch 4 --y-patch 7']
+
+# %% ../nbs/68_looking.ipynb #fd94e2d3
 def explore(
-    model_path:str, # checkpoint.pth, the folder of a run, or the name of a model in the box
+    model_path:str, # checkpoint.pth, the folder of a run, or the name of a model that comes with the package
     image_path:str, # Image to look at
     page:str, # HTML file to write
     *,
-    layer:list=(), # Block of the encoder, from 0; may be repeated; five from the first to the last when left out
-    all_layers:bool=False, # Every block of the encoder
-    truth:str=None, # Label map of the image, a PNG of class numbers
-    im_size:int=None, # Short side of the resized image, pixels; the checkpoint's when left out
-    max_mb:float=5., # Most that the page may weigh, megabytes
-    title:str='', # Of the page; the name of the image when left out
+    layer:list=(), # Block of the encoder to include, counted from 0; may be repeated; five from the first to the last when left out
+    all_layers:bool=False, # Include every block of the encoder
+    truth:str=None, # Label map of the image, a PNG of class ids, to show beside the prediction
+    im_size:_pixels=None, # Resize the short side to this many pixels, or native to keep the size; the checkpoint's when left out
+    max_mb:float=5., # Largest size of the page, megabytes
+    title:str='', # Title of the page; the name of the image when left out
     gpu:bool=None, # Use the GPU; the default where there is one
 ):
-    "Write one HTML page to explore where a model looks in an image."
+    "Write one HTML page that shows where a model looks, patch by patch."
     checkpoint, image = _need(model_path, 'checkpoint'), _need(image_path, 'image')
     if truth: truth = _need(truth, 'label map')
     layers = 'all' if all_layers else _numbers(layer)
     from segmenter.explorer import write_explorer
     file = write_explorer(_load(checkpoint, gpu), image, page, layers=layers, truth=truth, im_size=im_size, max_mb=max_mb, title=title)
     print(f'written to {file} ({file.stat().st_size/1e6:.1f} MB)')
+
+explore.examples = ['segmenter explore landcover-mask photo.jpg page.html']

@@ -1,6 +1,6 @@
-"""A training step and its loss against the plain ones, in turns and in one run: seconds, and memory at the peak
+"""A training step and its loss against the plain ones, in turns: time, and memory at the peak
 
-`bench_loss()` measures, in turns, a training step and a loss against the plain ones, checks that both give the same loss and gradient, and takes the extra memory of each side at its peak in a process of its own. It returns a record with every single time; `report_loss` puts it in words, beside what was asked for (`LOSS_FIGURES`). At the command: `segmenter bench loss`.
+`bench_loss()` measures a training step and a loss against the plain ones, in turns. It checks that both give the same loss and gradient, and measures the extra memory of each side at its peak in a new process. It returns a record with every single time; `report_loss` puts it into words, beside the goals in `LOSS_FIGURES`. In a terminal: `segmenter bench loss`.
 
 ```python
 from segmenter.loss_bench import bench_loss, report_loss
@@ -21,30 +21,30 @@ from .losses import fused_cross_entropy
 from .model import create_model
 from .model_bench import plain_attention
 
-# %% ../nbs/61b_loss_bench.ipynb #92b71e09
+# %% ../nbs/61b_loss_bench.ipynb #00ff08f3
 def _plain_loss(masks, target): return F.cross_entropy(F.interpolate(masks, target.shape[-2:], mode='bilinear', align_corners=False), target, ignore_index=255)
 
 _LOSSES = dict(segmenter=fused_cross_entropy, plain=_plain_loss)
 
 def _problem(size, batch, n_classes):
-    "Masks that want a gradient, and a label map with one pixel in ten void."
+    "Masks with a gradient, and a label map in which one pixel in ten is void."
     draw = torch.Generator().manual_seed(0)
     masks = torch.randn(batch, n_classes, size//16, size//16, generator=draw).requires_grad_()
     target = torch.randint(n_classes, (batch, size, size), generator=draw)
     return masks, target.masked_fill(torch.rand(target.shape, generator=draw) < .1, 255)
 
-# %% ../nbs/61b_loss_bench.ipynb #432eb8e3
+# %% ../nbs/61b_loss_bench.ipynb #dc3abd47
 def _loss_sides(size, batch, n_classes):
-    "Forward and backward of each loss, and how far they are apart."
+    "Forward and backward of each loss, and the largest difference of the gradients, relative to the largest gradient."
     masks, target = _problem(size, batch, n_classes)
     gradient = lambda loss: torch.autograd.grad(loss(masks, target), masks)[0]
     found, expected = gradient(fused_cross_entropy), gradient(_plain_loss)
     apart = ((found - expected).abs().max()/expected.abs().max()).item()
     return {name: lambda turn, loss=loss: gradient(loss) for name, loss in _LOSSES.items()}, apart
 
-# %% ../nbs/61b_loss_bench.ipynb #8d9dfa6b
+# %% ../nbs/61b_loss_bench.ipynb #1acb649a
 def _step_sides(variant, size, batch, n_classes):
-    "A whole training step of each side, and how far the first losses are apart."
+    "A whole training step of each side, and the relative difference of their first losses."
     torch.manual_seed(0)
     model, (_, target) = create_model(variant, n_classes=n_classes, image_size=size).train(), _problem(size, batch, n_classes)
     images, sgd = torch.randn(batch, 3, size, size), torch.optim.SGD(model.parameters(), 1e-3, momentum=.9, nesterov=True)
@@ -63,9 +63,9 @@ def _sides(task, size, batch, n_classes):
     make = lookup('task', task, dict(loss=_loss_sides, step=lambda *sizes: _step_sides('Seg-T-Mask/16', *sizes)))
     return make(size, batch, n_classes)
 
-# %% ../nbs/61b_loss_bench.ipynb #3a4e58d9
+# %% ../nbs/61b_loss_bench.ipynb #19020083
 def _one_call(task, way, size, batch, n_classes):
-    "One side after a small warm-up, and the call of it that is measured."
+    "Prepare one side, with a small warm-up; the call whose memory is measured."
     _sides(task, 64, 1, n_classes)[0][way](0)
     if task == 'loss':
         masks, target = _problem(size, batch, n_classes)
@@ -75,16 +75,16 @@ def _one_call(task, way, size, batch, n_classes):
 
 def _memory(task, *sizes): return {way: extra_memory('segmenter.loss_bench:_one_call', task, way, *sizes) for way in _LOSSES}
 
-# %% ../nbs/61b_loss_bench.ipynb #1729d3dc
-LOSS_FIGURES = dict(step=(2., 3.), loss=(3.5, 15.)) # Task: times as fast, and times as little memory, that were asked for
+# %% ../nbs/61b_loss_bench.ipynb #ab35c8d1
+LOSS_FIGURES = dict(step=(2., 3.), loss=(3.5, 15.)) # Task: goals, times as fast and times less memory
 
 def bench_loss(
     rounds:int=8, # Turns of each side
     size:int=512, # Side of a crop, pixels
-    batch:int=2, # Crops
+    batch:int=2, # Crops in a batch
     n_classes:int=150, # K
-    memory:bool=True, # Measure the peaks too: four more processes
-)->dict: # The record
+    memory:bool=True, # Measure the memory peaks too, in four more processes
+)->dict: # The record: that of `new_record`, and `results` by task
     "A training step of Seg-T-Mask/16 and its loss, against the plain ones."
     record = new_record('loss', rounds, size=size, batch=batch, n_classes=n_classes, results={})
     for task in LOSS_FIGURES:
@@ -95,11 +95,11 @@ def bench_loss(
                                        bytes=_memory(task, size, batch, n_classes) if memory else None)
     return record
 
-# %% ../nbs/61b_loss_bench.ipynb #5a2c5dae
+# %% ../nbs/61b_loss_bench.ipynb #35f07f1b
 def report_loss(
     record:dict, # From `bench_loss`
 )->str: # Lines
-    "What a person wants to know of a record."
+    "A record in words."
     r = record
     lines = [f"loss · batch {r['batch']}, {r['size']}×{r['size']}, {r['n_classes']} classes · {r['rounds']} rounds · {r['processor']}, {r['threads']} threads, load {r['load']:.1f}"]
     for task, found in r['results'].items():

@@ -1,4 +1,4 @@
-"""How wrong a label map is: cross-entropy over the pixels that somebody labelled
+"""The training loss: cross-entropy over the labelled pixels, and a version that needs far less memory
 
 `pixel_cross_entropy` compares the low-resolution masks of a `Segmenter` (its `.masks(images)`) with label maps at
 full size: upsample, cross-entropy, mean over the pixels whose label is not `ignore_index`. Without any such pixel the
@@ -6,9 +6,9 @@ loss is 0 with gradient 0. Taking masks rather than full-size logits keeps the u
 distributed wrapper sees the small tensor only. `fused_cross_entropy` is the same number with the same gradient,
 computed tile by tile without ever holding `[B, K, H, W]`: use it to train, and the plain one to understand.
 `cross_entropy_sum` gives its numerator and denominator, which add up where a batch is cut into parts; `LogitTiles`
-makes the tiles, for this loss and for others. `majority_loss` is what a model scores that knows how frequent the
+makes the tiles, for this loss and for others. `majority_loss` is the loss of a model that knows how frequent the
 classes are and never looks at the image: training has begun when the loss is below it. `balanced_weights` gives rare
-classes a voice.
+classes more weight.
 
 ```python
 import torch

@@ -1,4 +1,4 @@
-"""One matrix of counts, and every number of the tables from it
+"""Mean IoU and every other score of the paper's tables, computed from one matrix of counts
 
 A `ConfusionMatrix` counts, over all images so far, how many pixels of each true class were given each label.
 `update` adds an image, `merge` (or `+`) adds what another process counted, `compute` gives `Scores` in percent.

@@ -1,4 +1,4 @@
-"""One call, and mmsegmentation's configurations build, train and test it
+"""Use this package's Segmenter inside mmsegmentation: one call, and its configurations build, train and test it
 
 `register_mmseg()` makes `SegmenterVIT` (a backbone) and `SegmenterHead` (a decode head) known to mmsegmentation; importing this module does not, so that it costs nothing. `registry_config` writes the whole `model` part of a configuration for a `ModelConfig`. Both parts are built from the fields of `ModelConfig` and nothing else. `from_registry` takes a model that mmsegmentation trained back as a `Segmenter`, `to_registry` fills one from a `Segmenter`.
 

@@ -1,6 +1,6 @@
-"""Ours, the direct way and mmsegmentation's, in turns, with the same weights and the labels compared
+"""Our labelling, the direct way and mmsegmentation's take turns, with the same weights, and their labels are compared
 
-`bench('merge', variants=['Seg-T-Mask/16'], rounds=5)` measures our labels, the direct way's and mmsegmentation's in turns, on random logits, on a random model and on a fitted one, and returns a record with versions, device, commit, threads and every single time. Other benches in `BENCHES`: `scales` (12 views), `memory`, `counts`, `figures` (those four), `throughput`, and `study` of [speed](62_speed.ipynb). `report` lays a record beside `FIGURES`, what was asked for. `direct_labels` is the authors' evaluation step by step and `mmseg_twin` mmsegmentation's model with our weights. `macs` counts multiplications by formula, `counted_macs` by watching torch.
+`bench('merge', variants=['Seg-T-Mask/16'], rounds=5)` measures three ways to label an image in turns: ours, the direct way and mmsegmentation's. It does so on random logits, on a random model and on a fitted one, and returns a record with versions, device, commit, threads and every single time. Other benches in `BENCHES`: `scales` (12 views), `memory`, `counts`, `figures` (those four), `throughput`, `study` of [speed](62_speed.ipynb) and `video` of [films](62a_film_speed.ipynb). `report` puts a record into words, beside the goals in `FIGURES`. `direct_labels` is the authors' evaluation step by step, and `mmseg_twin` is mmsegmentation's model with our weights. `macs` counts multiplications by formula, `counted_macs` by watching torch.
 
 ```python
 from segmenter.model import ModelConfig
@@ -19,7 +19,7 @@ __all__ = ['CONTENTS', 'FIGURES', 'BENCHES', 'plain_attention', 'direct_labels',
 import contextlib, importlib, time, warnings
 from pathlib import Path
 
-# %% ../nbs/61a_model_bench.ipynb #a9032c17
+# %% ../nbs/61a_model_bench.ipynb #0a5f5e18
 import numpy as np, torch
 import torch.nn.functional as F
 from .bench import extra_memory, interleave, new_record, photo_set
@@ -45,9 +45,9 @@ def plain_attention(
     finally:
         for m in blocks: m.fused_attn = True
 
-# %% ../nbs/61a_model_bench.ipynb #d57c6f85
+# %% ../nbs/61a_model_bench.ipynb #8fb35a07
 def _direct_view(model, view, w, stride, window_batch):
-    "Mean logits of one view, `[1, K, H, W]`: every window at full resolution, then their sum and their count."
+    "Mean logits of one view, `[1, K, H, W]`: every window at full resolution, then their sum divided by their count."
     size = enlarged_size(*view.shape[-2:], w)
     if size != tuple(view.shape[-2:]): view = F.interpolate(view, size, mode='bilinear', align_corners=False)
     rows, cols = (window_anchors(n, w, stride) for n in size)
@@ -64,7 +64,7 @@ def _direct_view(model, view, w, stride, window_batch):
         count[..., y:y+w, x:x+w] += 1
     return logits/count
 
-# %% ../nbs/61a_model_bench.ipynb #c9cc0907
+# %% ../nbs/61a_model_bench.ipynb #943d030c
 @torch.no_grad()
 def direct_labels(
     model, # A `Segmenter`, in evaluation mode
@@ -73,7 +73,7 @@ def direct_labels(
     out_size, # Height and width of the answer, pixels
     window_size:int, # Side of the window, pixels
     window_stride:int, # Step between windows, pixels
-    window_batch:int=4, # Windows a forward pass; the authors' evaluation takes 4, their inference 2
+    window_batch:int=4, # Windows in one forward pass; the authors' evaluation takes 4, their inference 2
 )->torch.Tensor: # `[H, W]` int64
     "Labels as the authors' evaluation finds them, step by step."
     total = 0
@@ -97,22 +97,22 @@ def mmseg_twin(
     twin.load_state_dict(to_mmseg(model.state_dict(), model.config))
     return twin
 
-# %% ../nbs/61a_model_bench.ipynb #32d50a30
+# %% ../nbs/61a_model_bench.ipynb #81476cf9
 @torch.no_grad()
 def mmseg_labels(
     twin, # From `mmseg_twin`
     view, # Normalised image, `[1, C, h, w]`
     out_size=None, # Height and width of the answer, pixels; None for the view's
 )->torch.Tensor: # `[H, W]` int64
-    "Labels as mmsegmentation finds them: its sliding window, its post-processing."
+    "Labels as mmsegmentation finds them, by its sliding window and its post-processing."
     from mmseg.structures import SegDataSample
     size = tuple(view.shape[-2:])
     sample = SegDataSample(metainfo=dict(ori_shape=tuple(out_size or size), img_shape=size, pad_shape=size, padding_size=[0]*4))
     return twin.predict(view, [sample])[0].pred_sem_seg.data[0]
 
-# %% ../nbs/61a_model_bench.ipynb #abd8163c
+# %% ../nbs/61a_model_bench.ipynb #6aab30ba
 class _Noise:
-    "Random logits in place of what a decoder says; each window of a run its own."
+    "Random logits in place of a decoder's output, different for each window."
     def __init__(self, decoder, n_windows, n_classes, grid):
         self.logits, self.forward, self.at = torch.randn(n_windows, n_classes, grid, grid, generator=torch.Generator().manual_seed(0)), decoder.forward, 0
 
@@ -121,17 +121,17 @@ class _Noise:
         self.at += len(found)
         return self.logits[self.at - len(found):self.at].to(found.device)
 
-# %% ../nbs/61a_model_bench.ipynb #16a3aa9a
+# %% ../nbs/61a_model_bench.ipynb #ceb00eaf
 @contextlib.contextmanager
 def _noisy(decoder, *shape):
-    "A decoder that computes, and then says something else."
+    "Within the block a decoder computes as usual and returns noise."
     noise = decoder.forward = _Noise(decoder, *shape)
     try: yield noise
     finally: del decoder.forward
 
-# %% ../nbs/61a_model_bench.ipynb #a25f0c02
+# %% ../nbs/61a_model_bench.ipynb #a327d357
 def _fit(model, crops, labels, steps=60):
-    "Let the decoder learn the label maps of some crops by heart; the encoder stays. Share of patches it gets right."
+    "Train the decoder to reproduce the label maps of some crops, the encoder frozen; the share of patches it gets right."
     P, decoder = model.patch_size, model.decoder
     truth = torch.from_numpy(labels[:, P//2::P, P//2::P].astype(np.int64))
     with torch.no_grad(): tokens = encode(model.encoder, crops)
@@ -144,8 +144,8 @@ def _fit(model, crops, labels, steps=60):
     with torch.no_grad(): found = decoder(tokens, truth.shape[1:]).argmax(1)
     return float((found == truth)[truth != 255].float().mean())
 
-# %% ../nbs/61a_model_bench.ipynb #29af56a6
-CONTENTS = ('random logits', 'random model', 'fitted model') # What a network may say
+# %% ../nbs/61a_model_bench.ipynb #267c1c8a
+CONTENTS = ('random logits', 'random model', 'fitted model') # What the merge is measured on
 
 def _photograph():
     "A photograph of 512×683 and a label map of smooth regions, 150 classes."
@@ -154,9 +154,9 @@ def _photograph():
         data = photo_set(folder, 1)
         return data.image(0), data.label_map(0)
 
-# %% ../nbs/61a_model_bench.ipynb #da1f811b
+# %% ../nbs/61a_model_bench.ipynb #1060d4b9
 def _model_of(variant, content, model_path=None, seed=0):
-    "A model that says what is wanted, and what to note of it."
+    "A model for one of the contents, and what the record should say about it."
     if content == 'fitted model' and model_path:
         from segmenter.checkpoints import load_model
         return load_model(model_path).eval(), dict(model=str(Path(model_path).name))
@@ -178,9 +178,9 @@ class _Watch:
         self.seconds[-1] += time.perf_counter() - begin
         return found
 
-# %% ../nbs/61a_model_bench.ipynb #9f4d704d
+# %% ../nbs/61a_model_bench.ipynb #4edcbd2f
 def _ways(model, twin, views, flips, size, window, keep):
-    "What takes turns: a function of the round each, which keeps its labels; and the watch of ours."
+    "The candidates, functions of the round that keep their labels in `keep`; and the watch over our network."
     watch = _Watch(model)
     def ours():
         watch.seconds.append(0.)
@@ -189,17 +189,17 @@ def _ways(model, twin, views, flips, size, window, keep):
     if twin is not None: ways['mmsegmentation'] = lambda: mmseg_labels(twin, views[0], size)
     return {name: lambda turn, name=name, way=way: keep.update({name: way()}) for name, way in ways.items()}, watch
 
-# %% ../nbs/61a_model_bench.ipynb #1968e212
+# %% ../nbs/61a_model_bench.ipynb #8455a3b8
 def _afresh(way, noises):
-    "A candidate that begins at the first window of the noise."
+    "The same candidate, starting at the first window of the noise each time."
     def begin(turn):
         for noise in noises: noise.at = 0
         way(turn)
     return begin
 
-# %% ../nbs/61a_model_bench.ipynb #8087e122
+# %% ../nbs/61a_model_bench.ipynb #9078136b
 def _compare(model, twin, views, flips, size, window, rounds, noisy):
-    "Times of all ways, labels compared, and the share of ours that is not the network."
+    "Timings of all ways, their agreement, and the time after the network in units of the network's."
     c, keep = model.config, {}
     n = sum(len(window_anchors(a, *window))*len(window_anchors(b, *window)) for a, b in (enlarged_size(*v.shape[-2:], window[0]) for v in views))
     shape, ways = (n, c.n_classes, -(-window[0]//c.patch_size)), _ways(model, twin, views, flips, size, window, keep)
@@ -212,9 +212,9 @@ def _compare(model, twin, views, flips, size, window, rounds, noisy):
     return timings, dict(windows=n, network=network.tolist(), after=float(np.median(after/network)),
         agreement={name: float((found == keep['segmenter']).float().mean()) for name, found in keep.items() if name != 'segmenter'})
 
-# %% ../nbs/61a_model_bench.ipynb #3e564849
+# %% ../nbs/61a_model_bench.ipynb #d27f6467
 def _row(task, variant, content, timings, facts):
-    "What is kept of one comparison."
+    "One comparison as the record stores it."
     ratios = {name: timings.ratio(name, 'segmenter') for name in timings.seconds if name != 'segmenter'}
     return dict(task=task, variant=variant, content=content, ratio={n: r[0] for n, r in ratios.items()}, quartiles={n: r[1:] for n, r in ratios.items()},
                 **facts, seconds=timings.seconds)
@@ -230,9 +230,9 @@ def _merge_row(variant, content, rounds, model_path=None, scales=False):
     timings, facts = _compare(model, twin, views, flips, image.shape[:2], (c.window_size, c.window_stride), rounds, content == 'random logits')
     return _row('twelve views' if scales else 'one view', variant, content, timings, facts | about)
 
-# %% ../nbs/61a_model_bench.ipynb #2605d723
+# %% ../nbs/61a_model_bench.ipynb #2a8a88b7
 def _labelling(way, variant, height, width):
-    "A model and a random view, and the work of labelling it."
+    "Prepare a model and a random view; the call that labels it."
     torch.manual_seed(0)
     model, view = create_model(variant, n_classes=150, image_size=512).eval(), torch.randn(1, 3, height, width)
     label = lookup('way', way, dict(segmenter=sliding_labels, direct=direct_labels))
@@ -243,9 +243,9 @@ def _memory_row(variant, height=1536, width=2048):
     extra = {way: extra_memory('segmenter.model_bench:_labelling', way, variant, height, width) for way in ('segmenter', 'direct')}
     return dict(task='memory', variant=variant, content=f'{height}×{width}', ratio=dict(direct=extra['direct']/extra['segmenter']), bytes=extra)
 
-# %% ../nbs/61a_model_bench.ipynb #16545f6a
+# %% ../nbs/61a_model_bench.ipynb #5d4ce19d
 def _histograms(prediction, truth, k, void=255):
-    "An image counted as mmsegmentation does: right pixels, predicted ones, true ones."
+    "Pixels of each class that are right, predicted and true, counted as mmsegmentation does."
     keep = truth != void
     p, t = prediction[keep], truth[keep].long()
     return [torch.histc(x.float(), bins=k, min=0, max=k - 1) for x in (p[p == t], p, t)]
@@ -272,13 +272,13 @@ def _counts_rows(rounds):
         yield _row(dict(histograms='confusion matrix', loop='colouring')[name], '', '512×683', interleave({'segmenter': ours, name: theirs}, rounds),
                    dict(agreement={name: float(same)}))
 
-# %% ../nbs/61a_model_bench.ipynb #e80e246a
+# %% ../nbs/61a_model_bench.ipynb #cc9da9b1
 def macs(
     config:ModelConfig, # Of the model
     height:int|None=None, # Of the image, pixels; None for the training crop's
     width:int|None=None, # Likewise
 )->dict[str,int]: # Multiply-adds of each part
-    "What one image costs, by formula."
+    "The cost of one image, by formula."
     c, P, d, K = config, config.patch_size, config.embed_dim, config.n_classes
     H, W = height or c.image_size[0], width or c.image_size[1]
     n = -(-H//P)*-(-W//P)
@@ -288,23 +288,23 @@ def macs(
     else: found['decoder'] = c.decoder_depth*(12*M*d*d + 2*M*M*d) + 2*n*d*d + K*d*d + n*K*d
     return found | dict(upsample=4*K*H*W)
 
-# %% ../nbs/61a_model_bench.ipynb #b9afcf52
+# %% ../nbs/61a_model_bench.ipynb #70f4a061
 def counted_macs(
     config:ModelConfig, # Of the model
 )->int: # Multiply-adds of matrix products and convolutions for one training crop
-    "What one image costs, by watching torch on a model without memory."
+    "The cost of one image, counted by torch on a model without weights in memory."
     from torch.utils.flop_counter import FlopCounterMode
     with torch.device('meta'): model = Segmenter(config).eval()
     with FlopCounterMode(display=False) as seen, plain_attention(model), torch.no_grad():
         model.masks(torch.empty(1, config.in_chans, *config.image_size, device='meta'))
     return seen.get_total_flops()//2
 
-# %% ../nbs/61a_model_bench.ipynb #837ef1ee
+# %% ../nbs/61a_model_bench.ipynb #30f08c8b
 def _sync(device):
     if device == 'cuda': torch.cuda.synchronize()
 
 def _throughput_row(variant, size, batch, rounds, device='cpu'):
-    "Seconds an image of the whole network at one batch size, and what it holds and multiplies."
+    "The time of the whole network for each image at one batch size, its memory and its MACs."
     torch.manual_seed(0)
     model, images = create_model(variant, n_classes=150, image_size=size).eval().to(device), torch.randn(batch, 3, size, size, device=device)
     def forward(turn):
@@ -318,8 +318,8 @@ def _throughput_row(variant, size, batch, rounds, device='cpu'):
         percentiles=dict(zip(('p10', 'p50', 'p90'), timings.percentiles('segmenter'))), parameters=count_parameters(model), **memory,
         macs=sum(macs(model.config).values()), counted_macs=counted_macs(model.config), seconds=timings.seconds)
 
-# %% ../nbs/61a_model_bench.ipynb #346bbd94
-FIGURES = [ # Task, variant, against, what is asked
+# %% ../nbs/61a_model_bench.ipynb #32672752
+FIGURES = [ # Task, variant, against, goal
     ('one view', 'Seg-T-Mask/16', 'direct', 3.3), ('one view', 'Seg-S-Mask/16', 'direct', 2.3), ('one view', 'Seg-B-Mask/16', 'direct', 1.4),
     ('twelve views', 'Seg-T-Mask/16', 'direct', 2.5), ('one view', 'Seg-T-Mask/16', 'mmsegmentation', 2.4),
     ('one view', 'Seg-S-Mask/16', 'mmsegmentation', 1.9), ('one view', 'Seg-S-Mask/16', 'after', .10), ('one view', 'Seg-T-Mask/16', 'after', .25),
@@ -339,31 +339,31 @@ def _figure_rows(o): return _counting_rows(o) | _memory_rows(o) | _merge_rows(o)
 BENCHES = dict(merge=_merge_rows, scales=_scales_rows, memory=_memory_rows, counts=_counting_rows, figures=_figure_rows, # Name: rows to measure
                throughput=_throughput_rows, study='segmenter.speed:_study_rows', video='segmenter.film_speed:_film_rows')
 
-# %% ../nbs/61a_model_bench.ipynb #4453b66b
+# %% ../nbs/61a_model_bench.ipynb #3479cbcb
 def _same_setting(a, b): return all(a.get(key) == b.get(key) for key in ('commit', 'threads', 'rounds', 'processor', 'device'))
 
 def _rows_of(what):
-    "The function that lists the rows of a bench; one of a later chapter is found when it is asked for."
+    "The function that lists the rows of a bench; one of a later chapter is imported when it is asked for."
     found = lookup('bench', what, BENCHES)
     if not isinstance(found, str): return found
     module, name = found.split(':')
     return getattr(importlib.import_module(module), name)
 
-# %% ../nbs/61a_model_bench.ipynb #d7672663
+# %% ../nbs/61a_model_bench.ipynb #ad1108e9
 def bench(
     what:str='merge', # Name in `BENCHES`
-    variants=None, # The paper's names; None: Seg-T, Seg-S and Seg-B with the mask transformer
+    variants=None, # The paper's names; None for Seg-T, Seg-S and Seg-B with the mask transformer
     rounds:int=5, # Turns of each side
     *,
-    size:int=512, # Side of the images whose throughput is measured, pixels
-    batches=(1, 2, 4, 8), # Batch sizes whose throughput is measured
-    device:str='cpu', # Where throughput is measured: cpu or cuda
-    model_path=None, # A checkpoint instead of the fitted model
-    film=None, # Film whose segmentation is measured; None: one made for the purpose
-    earlier:dict|None=None, # Record to continue
+    size:int=512, # For throughput: side of the images, pixels
+    batches=(1, 2, 4, 8), # For throughput: batch sizes
+    device:str='cpu', # For throughput: 'cpu' or 'cuda'
+    model_path=None, # Checkpoint in place of the fitted model; None for none
+    film=None, # For video: the film; None for one made for the purpose
+    earlier:dict|None=None, # Record to continue; None to begin
     each=None, # Called with the record after every row
-)->dict: # The record
-    "Measure a model's speed and memory in turns, and say on what."
+)->dict: # The record: that of `new_record`, and `rows`
+    "Measure the speed and memory of models in turns."
     rows_of, record = _rows_of(what), new_record(what, rounds, device)
     chosen = list(variants or ('Seg-T-Mask/16', 'Seg-S-Mask/16', 'Seg-B-Mask/16'))
     for name in chosen: ModelConfig(name)
@@ -383,9 +383,9 @@ def _found(rows, task, variant, against):
     if against == 'after': return max((r['after'] for r in mine), default=None)
     return min((r['ratio'][against] for r in mine if against in r['ratio']), default=None)
 
-# %% ../nbs/61a_model_bench.ipynb #71768ed5
+# %% ../nbs/61a_model_bench.ipynb #fe574754
 def _study_words(r):
-    "What a row of the study adds: is it exact, did it help, or why was it not measured?"
+    "What a row of the study adds: whether it is exact, whether it helped, or why it was not measured."
     if 'failed' in r: yield f"not measured: {r['failed']}"
     if 'exact' in r: yield f"{'exact' if r['exact'] else 'NOT exact'}, logits within {r['gap']:.0e}, labels {100*r['labels']:.4f} %; {r['verdict']}"
     if 'linear' in r: yield 'share of the measured peak: ' + ', '.join(f'{n} {100*v:.0f} %' for n, v in r['linear'].items()) + f"; peak {r['macs_per_second']/1e9:.0f} GMAC a second"
@@ -402,11 +402,11 @@ def _line(r):
     if 'images_per_second' in r: said.append(f"{r['images_per_second']:.2f} images a second, {r['macs']/1e9:.1f} GMAC, {r['parameters']/1e6:.1f} M parameters")
     return f"{head}: {'; '.join(said)}"
 
-# %% ../nbs/61a_model_bench.ipynb #352db7ee
+# %% ../nbs/61a_model_bench.ipynb #ffad7c9f
 def report(
     record:dict, # From `bench`
-)->str: # A line a row, then the figures
-    "What a person wants to know of a record."
+)->str: # A line for each row, then the goals
+    "A record in words."
     lines = [f"{record['bench']} · {record['rounds']} rounds · {record['processor']}, {record['threads']} threads", *map(_line, record['rows'])]
     for task, variant, against, asked in FIGURES:
         value = _found(record['rows'], task, variant, against)

@@ -1,10 +1,10 @@
-"""An image as a grid of patches: padding, cutting, and stretching what the model knows about position
+"""From an image to a grid of patches and back to pixels, and how position embeddings are stretched over another grid
 
 `patch_grid` says how many rows and columns of patches an image has, and `pad_to_patches` makes any image fit.
 `tokens_to_map` lays the tokens of a transformer out as a picture again and `upsample` brings that picture to pixels.
-`resample_positions` stretches a position embedding over another grid, by one of the `INTERPOLATIONS`. All of them are
-bilinear without antialiasing where they interpolate, because the released models were trained that way; only
-positions can be told otherwise, for models that come from elsewhere. `scene` draws the street with known masks that
+`resample_positions` stretches a position embedding over another grid, by one of the `INTERPOLATIONS`. Wherever
+these functions interpolate, they do so bilinearly without antialiasing, as the released models were trained; only
+positions can be resampled otherwise, for models that come from elsewhere. `scene` draws the street with known masks that
 the chapters and tests look at.
 
 ```python

@@ -1,4 +1,4 @@
-"""Dice, the hardest pixels, and one loss that a run is given: each from the masks, tile by tile
+"""The Dice loss, training on the hardest pixels only, and the one loss object that a run minimises
 
 `SegmentationLoss` is what a run minimises: cross-entropy with class weights and label smoothing, optionally over the
 hard pixels alone, optionally with Dice beside it. It takes the low-resolution masks of a model and label maps at full

@@ -1,4 +1,4 @@
-"""An evaluation to look at: a page that sorts, the images that went well and badly, a row for each image
+"""A folder that shows an evaluation: a page with a sortable table, the best and worst images, a row for each image
 
 `write_report(evaluation, folder)` writes everything a person may want of an evaluation: a table that sorts, most confused classes, a row an image, the counts for intervals, best and worst images, and figures of whatever was measured besides.
 `write_table` writes the page alone: one HTML file, no network, no library.

@@ -1,4 +1,4 @@
-"""Does the model find small things? mIoU by the size of the object, defined so that the parts add up to the whole
+"""Does the model find small things? mIoU by object size, defined so that the counts of all sizes add up to the confusion matrix
 
 `components(label_map)` numbers the connected regions of one class in a label map (8 neighbours) and gives the class and the area of each: the objects.
 `SizeBins` counts, for each bin of object size and each class, right, missed and false pixels; use it like a confusion matrix.

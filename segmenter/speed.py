@@ -1,6 +1,6 @@
-"""After the merge the network is the cost: how near its matrix products are to what the machine can do, and what else helps
+"""After the merge the network is the cost: how close its matrix products come to what the machine can do, and what else helps
 
-`time_by_kind(work)` watches a function and says how long its matrix products, attention, GELU and norms, resizing and copies take; `show_times` draws it. `matmul_speed` multiplies matrices and gives multiply-adds a second; `linear_speeds` does it for the linear layers of a model. `TRIALS` holds remedies by name, and `study` runs a network with each of them in turns with the network as it is: how many times as fast, how far the logits move, and whether it helped. `segmenter bench study` is the same at the command.
+`time_by_kind(work)` profiles a function: how long its matrix products, attention, GELU and norms, resizing and copies take. `show_times` draws it. `matmul_speed` measures multiply-adds a second for one shape of matrices, `linear_speeds` for the linear layers of a model. `TRIALS` holds optimisations by name, and `study` runs a network with each of them in turns with the unchanged network: how many times as fast, how far the logits move, and by `verdict` whether it helped. In a terminal: `segmenter bench study`.
 
 ```python
 from segmenter.model import create_model
@@ -28,8 +28,8 @@ from .guards import lookup
 from .model import ModelConfig, Segmenter, create_model
 from .model_bench import plain_attention
 
-# %% ../nbs/62_speed.ipynb #8c9f77b3
-_KINDS = { # Kind: how its operations are called
+# %% ../nbs/62_speed.ipynb #0aaa108d
+_KINDS = { # Kind: parts of the names of its operations; up to three letters must match whole
     'resizing': ('upsample',), 'matrix products': ('addmm', 'mm', 'bmm', 'linear', 'baddbmm', 'convolution'),
     'attention': ('flash_attention', 'scaled_dot_product'), 'GELU and norms': ('gelu', 'norm'), 'softmax and argmax': ('softmax', 'argmax', 'max', 'amax', 'amin'),
     'moving': ('copy', 'cat', 'clone', 'index', 'gather', 'flip', 'fill', 'zero', 'contiguous', 'reorder')}
@@ -39,11 +39,11 @@ def _kind(name):
     words = name.removeprefix('aten::').strip('_')
     return next((kind for kind, parts in _KINDS.items() if any(p in words if len(p) > 3 else p == words for p in parts)), 'other')
 
-# %% ../nbs/62_speed.ipynb #64b5418e
+# %% ../nbs/62_speed.ipynb #60e0e39b
 def time_by_kind(
     work, # A function without arguments
-)->dict[str,float]: # Kind of operation: seconds inside torch, most first
-    "What the time of a function is made of."
+)->dict[str,float]: # Kind of operation to seconds inside torch, most first
+    "Where the time of a function goes."
     from torch.profiler import ProfilerActivity, profile
     work()
     with profile(activities=[ProfilerActivity.CPU]) as seen: work()
@@ -51,12 +51,12 @@ def time_by_kind(
     for e in seen.key_averages(): spent[_kind(e.key)] = spent.get(_kind(e.key), 0) + e.self_cpu_time_total
     return {kind: t/1e6 for kind, t in sorted(spent.items(), key=lambda item: -item[1])}
 
-# %% ../nbs/62_speed.ipynb #879faa70
+# %% ../nbs/62_speed.ipynb #4ad71991
 def show_times(
-    times:dict, # Name of a way: what `time_by_kind` gave
+    times:dict, # Name of a way to what `time_by_kind` returned
     ax=None, # Axes; None makes a figure
 ): # The axes
-    "Seconds by kind, a bar a way, in units of the longest."
+    "Time by kind, one bar for each way, in units of the longest."
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(7, .5*len(times) + 1), layout='constrained')[1]
     left, longest = np.zeros(len(times)), max(sum(t.values()) for t in times.values())
@@ -69,14 +69,14 @@ def show_times(
     ax.legend(fontsize=7, ncols=7, loc='lower center', bbox_to_anchor=(.45, 1), frameon=False, columnspacing=.8, handlelength=.8)
     return ax
 
-# %% ../nbs/62_speed.ipynb #4fd5d7ea
+# %% ../nbs/62_speed.ipynb #2bdf54ba
 def matmul_speed(
     m:int, # Rows of the first matrix
     k:int, # Columns of the first, rows of the second
     n:int, # Columns of the second
-    rounds:int=5, # Repetitions, of which the quickest counts
+    rounds:int=5, # Repetitions, of which the fastest counts
 )->float: # Multiply-adds a second
-    "How fast torch multiplies matrices of a shape, as a linear layer does."
+    "How fast torch computes a linear layer of this shape."
     x, w, best = torch.randn(m, k), torch.randn(n, k), float('inf')
     with torch.inference_mode():
         for _ in range(rounds + 1):
@@ -85,13 +85,13 @@ def matmul_speed(
             best = min(best, time.perf_counter() - begin)
     return m*k*n/best
 
-# %% ../nbs/62_speed.ipynb #bc8b1ce5
+# %% ../nbs/62_speed.ipynb #7f6ca8dc
 def linear_speeds(
     config:ModelConfig, # Of the model
-    windows:int=2, # Windows a forward pass
-    rounds:int=5, # Repetitions
-)->dict[str,float]: # Layer: share of the measured peak
-    "How near the linear layers of a block come to the machine's peak."
+    windows:int=2, # Windows in one forward pass
+    rounds:int=5, # Repetitions, of which the fastest counts
+)->dict[str,float]: # Layer to share of the measured peak, 0 to 1; and `peak`, multiply-adds a second
+    "How close the linear layers of a block come to the machine's peak."
     d, t = config.embed_dim, windows*((config.image_size[0]//config.patch_size)*(config.image_size[1]//config.patch_size) + 1)
     layers = {'qkv': (t, d, 3*d), 'projection': (t, d, d), 'MLP up': (t, d, 4*d), 'MLP down': (t, 4*d, d)}
     shapes, speeds = layers | {f'square {n}': (n, n, n) for n in (512, 768, 1024)}, {}
@@ -105,13 +105,13 @@ def _as_it_is(model): return model.masks
 def _one_by_one(model): return lambda x: torch.cat([model.masks(window) for window in x.split(1)])
 def _by_two(model): return lambda x: torch.cat([model.masks(windows) for windows in x.split(2)])
 
-# %% ../nbs/62_speed.ipynb #d81f5315
+# %% ../nbs/62_speed.ipynb #a0f66779
 def _mapped(path, shape=None):
-    "A float32 tensor in a file that several processes share; made when a shape is given."
+    "A float32 tensor in a file that several processes map; created when a shape is given."
     return torch.from_numpy(np.lib.format.open_memmap(path, 'w+', np.float32, shape) if shape else np.load(path, mmap_mode='r+'))
 
 def _serve(folder, first, last):
-    "Runs in a process of its own: masks of some windows, once for every line that comes in."
+    "Masks of some windows, once for every line that comes in; runs in a process of its own."
     torch.set_num_threads(1)
     config, weights = torch.load(Path(folder)/'model.pt', weights_only=True)
     model, (images, masks) = Segmenter(ModelConfig(**config)).eval(), (_mapped(Path(folder)/name) for name in ('images.npy', 'masks.npy'))
@@ -121,15 +121,15 @@ def _serve(folder, first, last):
             masks[first:last] = model.masks(images[first:last])
             print('done', flush=True)
 
-# %% ../nbs/62_speed.ipynb #e1d2a905
+# %% ../nbs/62_speed.ipynb #0cf753ad
 class _Processes:
-    "A network in as many processes as torch has threads, one thread each; every process takes its share of the windows."
+    "A network in as many processes as torch has threads, one thread each, which divide the windows."
     def __init__(self, model):
         self.model, self.n, self.workers = model, torch.get_num_threads(), []
         if self.n < 2: raise ValueError('torch has one thread, so there is nothing to share out')
 
     def start(self, images):
-        "Begin the processes, which wait for a word."
+        "Start the processes, which wait for a line of input."
         self.folder = tempfile.TemporaryDirectory(dir='/dev/shm' if Path('/dev/shm').is_dir() else None)
         here, m, cuts = Path(self.folder.name), self.model, np.linspace(0, len(images), min(self.n, len(images)) + 1).astype(int)
         self.images, self.masks = _mapped(here/'images.npy', tuple(images.shape)), _mapped(here/'masks.npy', tuple(m.masks(images).shape))
@@ -146,14 +146,14 @@ class _Processes:
         return self.masks.clone()
 
     def close(self):
-        "End the processes and forget what they shared."
+        "End the processes and remove what they shared."
         for worker in self.workers: worker.communicate()
         if self.workers: self.folder.cleanup()
         self.workers = []
 
-# %% ../nbs/62_speed.ipynb #7ed4ff9a
+# %% ../nbs/62_speed.ipynb #fd26a074
 def _copy(model):
-    "The same network again, to be changed."
+    "A copy of the network, to be changed."
     copy = Segmenter(model.config).eval()
     copy.load_state_dict(model.state_dict())
     return copy
@@ -164,7 +164,7 @@ def _channels_last(model):
     return lambda x: copy.masks(x.contiguous(memory_format=torch.channels_last))
 
 class _Rows(nn.Module):
-    "The patch embedding as one product of rows, one a patch."
+    "The patch embedding as one matrix product, a row for each patch."
     def __init__(self, conv): super().__init__(); self.side, self.weight, self.bias = conv.kernel_size[0], conv.weight.detach().flatten(1), conv.bias
 
     def forward(self, x):
@@ -176,13 +176,13 @@ def _patch_rows(model):
     copy.encoder.patch_embed.proj = _Rows(copy.encoder.patch_embed.proj)
     return copy.masks
 
-# %% ../nbs/62_speed.ipynb #a8c50881
+# %% ../nbs/62_speed.ipynb #5c865a9f
 def _attended(a, q, k, v):
-    "What follows the queries, keys and values in timm's attention, as the paper's models have it."
+    "The rest of timm's attention after queries, keys and values, for the paper's models."
     return a.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 class _FilledAttention(nn.Module):
-    "Attention in which tokens after the first n ask, and are not asked."
+    "Attention in which tokens after the first n are queries, but neither keys nor values."
     def __init__(self, attn, real): super().__init__(); self.attn, self.real = attn, real
 
     def forward(self, x, attn_mask=None, is_causal=False):
@@ -191,7 +191,7 @@ class _FilledAttention(nn.Module):
         return _attended(a, q, k[:, :, :n], v[:, :, :n])
 
 def _fill(blocks, multiple):
-    "Fill the tokens up before the first block, and cut the filling off after the last."
+    "Pad the tokens before the first block, and cut the padding off after the last."
     real = [0]
     def fill(block, inputs):
         real[0] = inputs[0].shape[1]
@@ -225,9 +225,9 @@ def _written_out(model):
         with plain_attention(model): return model.masks(x)
     return masks
 
-# %% ../nbs/62_speed.ipynb #ca74cb67
+# %% ../nbs/62_speed.ipynb #e509bb8f
 class _PackedLinear(nn.Module):
-    "A linear layer that oneDNN computes, its weights in oneDNN's own order."
+    "A linear layer computed by oneDNN, with the weights in its own order."
     def __init__(self, linear):
         super().__init__()
         self.weight, self.bias = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None), linear.bias
@@ -241,9 +241,9 @@ def _packed(model):
             if isinstance(child, nn.Linear): setattr(parent, name, _PackedLinear(child))
     return copy.masks
 
-# %% ../nbs/62_speed.ipynb #ece68b8b
+# %% ../nbs/62_speed.ipynb #922e49a2
 def _frozen(model):
-    "TorchScript, frozen and optimised for inference; made for the first batch's shape."
+    "TorchScript, frozen for inference; traced once for each shape of a batch."
     made = {}
     def masks(x):
         if x.shape not in made:
@@ -266,23 +266,23 @@ TRIALS = {'as it is': _as_it_is, 'one window at a time': _one_by_one, 'two windo
           'queries, keys and values apart': _apart, 'attention written out': _written_out, 'packed linear layers': _packed,
           'frozen graph': _frozen, 'compiled': _compiled, 'bfloat16': _bfloat16}
 
-# %% ../nbs/62_speed.ipynb #bb186268
+# %% ../nbs/62_speed.ipynb #33715e48
 def verdict(
-    low:float, # Lower quartile of the ratios, as it is to the trial
+    low:float, # Lower quartile of the ratios, time of the unchanged network over time of the trial
     high:float, # Upper quartile
-    margin:float=.02, # What a machine varies by itself
+    margin:float=.02, # By how much a machine varies anyway
 )->str: # 'helped', 'no difference' or 'slower'
-    "Did it help? What the middle half of the rounds says."
+    "Whether a trial helped, judged by the middle half of its rounds."
     return 'helped' if low > 1 + margin else 'slower' if high < 1 - margin else 'no difference'
 
-# %% ../nbs/62_speed.ipynb #a9fa02de
+# %% ../nbs/62_speed.ipynb #e3d5b990
 def _agreement(masks, expected):
-    "How far masks are apart, and whether that is rounding."
+    "The largest difference of the masks, whether it is rounding, and the share of patches with the same class."
     gap = float((masks - expected).abs().max())
     return dict(gap=gap, exact=gap < 1e-4*float(expected.abs().max()), labels=float((masks.argmax(1) == expected.argmax(1)).float().mean()))
 
 def _tried(model, images, names):
-    "What can run, with its agreement; and why the others cannot."
+    "The trials that run, how they agree, and why the others do not run."
     ways, facts, failed, expected = {}, {}, {}, model.masks(images)
     for name in names:
         try: ways[name] = TRIALS[name](model); facts[name] = _agreement(ways[name](images), expected)
@@ -291,15 +291,15 @@ def _tried(model, images, names):
             getattr(ways.pop(name, None), 'close', lambda: None)()
     return ways, facts, failed
 
-# %% ../nbs/62_speed.ipynb #2e36b401
+# %% ../nbs/62_speed.ipynb #716f2b72
 def study(
     model:Segmenter, # In evaluation mode
-    windows:int=4, # Windows a forward pass
+    windows:int=4, # Windows in one forward pass
     rounds:int=5, # Turns of each
     trials=None, # Names in `TRIALS`; None for all
     size:int|None=None, # Side of a window, pixels; None for the model's
-)->dict[str,dict]: # Trial: `ratio` (above 1: quicker), `quartiles`, `verdict`, `gap` (largest difference of a logit), `exact`, `labels` (share that agrees), `per_second` (windows), `seconds`; or `failed`
-    "Each remedy in turns with the network as it is."
+)->dict[str,dict]: # Trial to `ratio` (above 1: faster), `quartiles`, `verdict`, `gap` (largest difference of a logit), `exact`, `labels` (share that agrees), `per_second` (windows), `seconds`; or to `failed`
+    "Each trial in turns with the unchanged network."
     images, usual = torch.randn(windows, 3, *[size or model.config.window_size]*2), 'as it is'
     for name in trials or (): lookup('trial', name, TRIALS)
     with torch.inference_mode():
@@ -312,9 +312,9 @@ def study(
         found[name] = dict(ratio=ratio, quartiles=quartiles, verdict=verdict(*quartiles), per_second=1/timings.median(name), **facts[name], seconds=timings.seconds[name])
     return found
 
-# %% ../nbs/62_speed.ipynb #9fe5116d
+# %% ../nbs/62_speed.ipynb #128e79fc
 def _study_rows(o):
-    "Rows of the study for `model_bench.bench`."
+    "The rows of the study, for `model_bench.bench`."
     def rows(variant, windows):
         torch.manual_seed(0)
         model = create_model(variant, n_classes=150, image_size=o['size']).eval()

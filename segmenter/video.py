@@ -1,4 +1,4 @@
-"""A film in, the same film with its classes out: any length, constant memory, the network never waiting
+"""Segment a film: the same film with its classes laid over, at any length, in constant memory, with reading and writing beside the network
 
 `segment_video(model, 'in.mp4', 'out.mp4')` lays the classes over every frame of a film, or of a folder of frames, and writes a film with the same size, clock and sound, a GIF, or a folder of PNG files.
 Frames are read and drawn by threads of their own, `ahead` of the network and `Behind` it, with short queues between, so that memory does not grow with the film and the windows of several frames share batches.

@@ -1,4 +1,4 @@
-"""Fourteen released models by name: what they score, where they lie, and what to take when a server is gone
+"""Fourteen released models by name: what they score, how to find or download them, and what to take when a server is gone
 
 `ZOO` holds every released Segmenter by name, such as `ade20k/seg_tiny_mask` or `mmseg/seg_tiny_mask`, as a `Released`: scores, parameters, resolution and speed as their makers stated them, and the addresses of checkpoint, configuration and log. `find_model(name)` looks on this disk only: in a folder of yours, in `SEGMENTER_ZOO`, in this package's cache and in torch's. `fetch_model(name)` downloads, continues an interrupted download, opens the file before it gets its name, and checks its sha256: the published beginning for mmsegmentation's files, the one recorded at the first download for the authors', who published none. When a server does not answer, `nearest` names the closest model elsewhere and `differences` what sets it apart. `load_model('ade20k/seg_tiny_mask')` finds; with `download=True` it fetches. The numbers are theirs, not measured here.
 

@@ -55,7 +55,13 @@ def test_the_flags_are_the_authors(verb, flags, capsys):
 
 @pytest.mark.parametrize('verb', cli.VERBS.values(), ids=cli.VERBS)
 def test_every_flag_says_what_it_does(verb):
-    for action in cli.verb_parser(verb)._actions: assert action.help and len(action.help) > 5, action.dest
+    for name, about, *_ in cli._parameters(verb): assert len(about) > 5, name
+    for action in cli.verb_parser(verb)._actions: assert action.help, action.dest
+
+@pytest.mark.parametrize('verb', cli.VERBS.values(), ids=cli.VERBS)
+def test_every_help_ends_with_an_example(verb):
+    last = cli.verb_parser(verb).format_help().split('for example:\n')[1].splitlines()
+    assert last and all(line.startswith(f'  segmenter {verb.__name__}') for line in last)
 
 # --- parsing
 
@@ -253,7 +259,8 @@ def test_convert_hands_over_what_was_typed(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'segmenter.convert', types.SimpleNamespace(convert=lambda *a: given.append(a) or 'done'))
     (tmp_path/'c.pth').write_bytes(b'')
     assert typed(['convert', str(tmp_path/'c.pth'), 'out', '--to', 'mmseg'], capsys)[0] == 0 and given == [(str(tmp_path/'c.pth'), 'out', 'mmseg')]
-    assert typed('convert none.pth out --to mmseg', capsys)[::2] == (2, "segmenter convert: no checkpoint at 'none.pth'\n")
+    code, _, err = typed('convert none.pth out --to mmseg', capsys)
+    assert code == 2 and err.startswith("segmenter convert: no checkpoint at 'none.pth'; give ") and 'landcover-mask' in err and err.count('\n') == 1
     code, _, err = typed('convert a b --to onnx', capsys)
     assert code == 2 and "invalid choice: 'onnx'" in err and err.count('\n') == 1
 

@@ -3,14 +3,16 @@ import ast, importlib, re
 import pytest
 
 MODULES = ('classes pairs folders datasets doctor statistics browser archives prepare augmentation reading pipelines '
-           'drawing attention explorer frames flicker video logs film_speed looking showing').split()
+           'drawing attention explorer frames flicker video logs film_speed looking showing '
+           'experiments sweeps slurm registry results flags laboratory cli').split()
 MEASURED = ('merge outputs predict photo_folders large_images metrics boundaries calibration sizes intervals evaluate reports submissions '
             'accuracy bench model_bench loss_bench speed measuring').split()
 EXCHANGED = 'checkpoints sharing convert zoo exchange authors mmseg_registry'.split() # those that export a graph: tests/test_export.py
+TRAINED = 'learner planning training learning_rate own_data box'.split()
 
 def example(module): return re.findall(r'```python\n(.*?)```', importlib.import_module(f'segmenter.{module}').__doc__, re.S)
 
-@pytest.mark.parametrize('module', MODULES + MEASURED + EXCHANGED)
+@pytest.mark.parametrize('module', MODULES + MEASURED + EXCHANGED + TRAINED)
 def test_the_example_of_a_module_runs_as_it_stands(module, tmp_path, monkeypatch):
     if module in ('frames', 'video', 'film_speed', 'showing'): pytest.importorskip('av')
     monkeypatch.chdir(tmp_path)
@@ -19,9 +21,11 @@ def test_the_example_of_a_module_runs_as_it_stands(module, tmp_path, monkeypatch
     exec(compile(code, module, 'exec'), {})
 
 METHOD = 'guards patches encoder linear_decoder mask_transformer model mmseg_model pretrained windows losses region_losses'.split()
+RUN = 'schedules optimizers settings recipes averaging steps watching world_batch safekeeping run_files distributed'.split()
 
-@pytest.mark.parametrize('name', METHOD)
-def test_the_example_of_a_module_gives_what_it_says(name):
+@pytest.mark.parametrize('name', METHOD + RUN)
+def test_the_example_of_a_module_gives_what_it_says(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (code,) = example(name)
     space, lines, found = {}, code.splitlines(), 0
     for node in ast.parse(code).body:

@@ -3,8 +3,9 @@ import csv, json, math, os, signal, subprocess, sys, time
 import nbformat, pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from segmenter import cli
-from segmenter.experiments import (COLUMNS, Run, RunFailed, _check_record, check_parameters, find_template, list_runs, load_profile, read_parameters,
+from segmenter.experiments import (COLUMNS, Run, RunFailed, _check_record, check_parameters, find_template, load_profile, provenance, read_parameters,
                                    run_id, run_notebook, start_run)
+from segmenter.registry import read_runs
 
 DIALS = '''#| some directive
 profile: str = "smoke"  # Label of the row
@@ -81,7 +82,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(declared):
     with pytest.raises(KeyError, match="did you mean 'epochs'"): check_parameters(dict(epoch=1), declared)
 
 def test_a_bad_profile_is_refused(tmp_path):
-    for text, message in [('- 1\n- 2', 'holds a list'), ('a: [1', 'is no YAML'), ('a: !!python/object/apply:os.getcwd []', 'is no YAML')]:
+    for text, message in [('- 1\n- 2', 'holds a list'), ('a: [1', 'is not YAML'), ('a: !!python/object/apply:os.getcwd []', 'is not YAML')]:
         (tmp_path/'p.yaml').write_text(text)
         with pytest.raises(ValueError, match=message) as e: load_profile(tmp_path/'p.yaml')
         assert '\n' not in str(e.value)
@@ -183,11 +184,11 @@ def test_a_failed_run_keeps_its_notebook_and_is_resumed(work, tmp_path, capfd):
     assert cli.main(command) == 0
     assert 'resuming from checkpoint.pth' in capfd.readouterr().out
     assert state(folder)['status'] == 'done' and state(folder)['attempts'] == 2
-    assert list(list_runs(tmp_path/'runs').status) == ['done']
+    assert list(read_runs(tmp_path/'runs').status) == ['done']
 
 def test_a_notebook_that_forgets_its_record_has_failed(tmp_path):
     with pytest.raises(RunFailed, match='without calling record'): run_notebook(template(tmp_path/'n.ipynb', 'x = 1'), out=tmp_path, quiet=True)
-    assert list_runs(tmp_path).status.tolist() == ['failed']
+    assert read_runs(tmp_path).status.tolist() == ['failed']
 
 def test_a_folder_in_use_is_left_alone(work, tmp_path):
     fcntl = pytest.importorskip('fcntl')
@@ -198,6 +199,17 @@ def test_a_folder_in_use_is_left_alone(work, tmp_path):
         with pytest.raises(ValueError, match='in use by another run'): run_notebook(work, dict(log_dir=str(tmp_path/'r')))
     finally: os.close(handle)
     assert not list((tmp_path/'r').iterdir())
+
+def test_provenance_names_versions_without_loading_what_they_are_of():
+    code = 'import sys; from segmenter.experiments import provenance; print(*provenance(packages=["numpy"])["versions"], [m for m in ("torch", "numpy", "timm") if m in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.startswith('python segmenter torch') and done.stdout.endswith('numpy []\n'), done.stderr
+
+def test_a_record_and_a_bench_tell_the_same_provenance(tmp_path):
+    from segmenter.bench import new_record
+    run, bench, made = start_run({'device': 'cpu'}, tmp_path/'r').record(n_images=1), new_record('b', 1), provenance('cpu')
+    assert run['commit'] == bench['commit'] == made['commit'] and run['device'] == bench['device'] == made['device']
+    assert made['versions'].items() <= run['versions'].items() and made['versions'].items() <= bench['versions'].items()
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):

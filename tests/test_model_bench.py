@@ -136,7 +136,7 @@ def test_the_command_measures_and_continues(tmp_path, capsys):
     said, record = capsys.readouterr().out, json.loads(path.read_text())
     assert 'confusion matrix' in said and {'versions', 'processor', 'commit', 'threads', 'load', 'rows'} <= set(record)
     assert cli.main(['bench', 'counts', '--rounds', '1', '--json', str(path)]) == 0 and json.loads(path.read_text())['rows'] == record['rows']
-    for words, says in ((['figure'], "did you mean 'figures'"), (['merge', '--variant', 'Seg-X/16'], 'unknown variant'), (['counts', '--rounds', '0'], 'needs a round')):
+    for words, says in ((['figure'], "did you mean 'figures'"), (['merge', '--variant', 'Seg-X/16'], 'unknown variant'), (['counts', '--rounds', '0'], 'needs at least 1')):
         assert cli.main(['bench', *words]) == 2 and says in capsys.readouterr().err
 
 def test_throughput_says_what_a_model_costs(monkeypatch):

@@ -3,7 +3,6 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from segmenter import cli
-from segmenter.experiments import list_runs
 from segmenter.registry import read_runs
 from segmenter.sweeps import _cards, _environment, plan_sweep, read_point, read_sweep, run_sweep, show_sweep
 from small_sets import make_notebook
@@ -49,7 +48,7 @@ def test_of_four_runs_one_killed_and_one_failing_the_same_line_finishes_all(toy,
     said = log.read_text()
     assert sweep.returncode == 1
     assert 'toy_kind-slow_s0 | slow at work, again False' in said and 'toy_s1 | good at work' in said and 'loss is nan at iteration 7' in said
-    table = list_runs(toy.parent/'runs').set_index('run_id').status
+    table = read_runs(toy.parent/'runs').set_index('run_id').status
     assert table.to_dict() == {'toy_kind-slow_s0': 'interrupted', 'toy_kind-bad_s0': 'failed', 'toy_s0': 'done', 'toy_s1': 'done'}
     finished = (toy.parent/'runs'/'toy_s0'/'metrics.json').read_bytes()
 

@@ -211,7 +211,7 @@ def test_a_run_from_before_a_dial_existed_continues(tree, tmp_path):
     (tmp_path/'run'/'digests.json').unlink()
     assert train(tmp_path/'run', **asked(tree, epochs=1)).epochs_before == 1
 
-@pytest.mark.parametrize('wrong, says', [(dict(accumulate=9), 'cannot be computed in 9 parts'), (dict(ema=1.), 'ema 1'), (dict(label_smoothing=2.), 'label_smoothing 2'),
+@pytest.mark.parametrize('wrong, says', [(dict(accumulate=9), 'cannot be computed in 9 parts'), (dict(ema=1.), 'ema 1: expected less than 1'), (dict(label_smoothing=2.), 'label_smoothing 2.0: expected 0 to 1'),
     (dict(clip_grad=-1.), 'clip_grad -1'), (dict(layer_decay=0.), 'a layer decay is a factor'), (dict(recipe='moden'), 'modern'), (dict(flips='up'), 'kind of flip'),
     (dict(patience=-1), 'patience -1'), (dict(dice=-1.), 'dice -1')])
 def test_a_dial_out_of_range_is_refused(tree, tmp_path, wrong, says):
