@@ -19,10 +19,10 @@ Modules:
 - `segmenter.box`: A small trained model inside the package, what is known about it, and the command that replaces it
 - `segmenter.browser`: A data set on one page: every pair as a thumbnail, a legend that filters, nothing to install and no network
 - `segmenter.calibration`: When the model says 80 percent, is it right four times in five? Measure it, and correct it with a temperature
-- `segmenter.checkpoints`: Released models, runs of ours and folders to give away: read without running what is in them, written so that a crash loses nothing
+- `segmenter.checkpoints`: Load and save models: files are read without running code in them, and written so that a crash loses nothing
 - `segmenter.classes`: What the ids of a label map mean, how they are drawn, and which ids may not occur
 - `segmenter.cli`: `segmenter VERB`, with the flags the authors chose and help that comes from the code
-- `segmenter.convert`: A model in the layout of the authors, of mmsegmentation, or of this package, from any of the three
+- `segmenter.convert`: Convert a model between the layouts of the authors, of mmsegmentation and of this package, every number kept to the bit
 - `segmenter.datasets`: Data sets by name: the whole Earth, the paper's three, CamVid, and any folder of yours
 - `segmenter.distributed`: One command for one process or many: torchrun, accelerate, SLURM, or a cell of a notebook
 - `segmenter.doctor`: What is wrong with a data set, with file, value and count, before the first step
@@ -42,36 +42,36 @@ Modules:
 - `segmenter.guards`: Look names up with suggestions, write files whole or not at all, and tell by a digest which file was used
 - `segmenter.intervals`: How certain is a mean IoU? Bootstrap intervals, and the difference of two models, without a second pass over the images
 - `segmenter.laboratory`: `segmenter run`, `segmenter runs`
-- `segmenter.large_images`: An image that fits in no memory, read by rows of windows and written by rows of labels
+- `segmenter.large_images`: Segment an image that is too large for memory: read it by rows of windows, write it by rows of labels
 - `segmenter.learner`: The paper's training, as a fastai `Learner` with callbacks small enough to read
 - `segmenter.learning_rate`: One short, growing trial instead of ten long ones
-- `segmenter.linear_decoder`: One linear layer that asks each patch alone
+- `segmenter.linear_decoder`: The paper's baseline: one linear layer that classifies each patch by itself
 - `segmenter.logs`: Curves of several runs in one figure, from the authors' `log.txt` or ours
 - `segmenter.looking`: `segmenter attention`, `segmenter explore`
 - `segmenter.loss_bench`: A training step and its loss against the plain ones, in turns: time, and memory at the peak
 - `segmenter.losses`: The training loss: cross-entropy over the labelled pixels, and a version that needs far less memory
-- `segmenter.mask_transformer`: Classes join the patches, look at the image with them, and each reads off its mask as an agreement
+- `segmenter.mask_transformer`: The paper's decoder: class tokens join the patches, look at the image, and are compared with every patch
 - `segmenter.measuring`: `segmenter evaluate`, `segmenter accuracy`, `segmenter submit`
-- `segmenter.merge`: Labels of any image without `[K, H, W]`: windows in full batches, answers tile by tile
+- `segmenter.merge`: Labels for images of any size without holding all probabilities: windows in full batches, answers tile by tile
 - `segmenter.metrics`: Mean IoU and every other score of the paper's tables, computed from one matrix of counts
-- `segmenter.mmseg_model`: mmsegmentation's Segmenter: its names, its turned matrices, and what it computes differently
+- `segmenter.mmseg_model`: Read and write weights of mmsegmentation's Segmenter: other names, transposed matrices, two settings that differ
 - `segmenter.mmseg_registry`: Use this package's Segmenter inside mmsegmentation: one call, and its configurations build, train and test it
-- `segmenter.model`: Encoder and decoder joined: the paper's variants by name, and anything in between
+- `segmenter.model`: Encoder and decoder joined: build a model of the paper by its name, or any other combination by its parts
 - `segmenter.model_bench`: Our labelling, the direct way and mmsegmentation's take turns, with the same weights, and their labels are compared
 - `segmenter.onnx_predict`: One short file that segments an image with an exported model and needs only numpy, Pillow and onnxruntime
 - `segmenter.optimizers`: From gradient to weights: the paper's SGD, any of timm's by name, and Muon, which lets every direction of a matrix learn alike
-- `segmenter.outputs`: What to keep of a label map: indices, colours, contours, a legend, shares, confidence
+- `segmenter.outputs`: Pictures and files from a label map: ids, colours, outlines, a legend, the share of each class, confidence
 - `segmenter.own_data`: Five lines from a folder of pictures to a model you have looked at: fine-tune, predict, show, interpret
 - `segmenter.pairs`: An image and its label map: reading them, turning stored ids into training ids, and checking that they belong together
 - `segmenter.patches`: From an image to a grid of patches and back to pixels, and how position embeddings are stretched over another grid
-- `segmenter.photo_folders`: From a folder to a folder: below it too, again after an interruption, past whatever cannot be read
-- `segmenter.pipelines`: From files to batches: the authors' augmentation, in an order that can be had again
+- `segmenter.photo_folders`: Segment every image of a folder and its subfolders, go on after an interruption, and report files that cannot be read
+- `segmenter.pipelines`: From files to batches: the authors' augmentation, with every batch reproducible from seed and epoch
 - `segmenter.planning`: From a handful of dials to data, model and batches, with everything refused that cannot work
-- `segmenter.predict`: From a photograph to a label map, an overlay and a legend; from many photographs to a stream of them
+- `segmenter.predict`: Segment a photograph, or many in constant memory: label maps, overlays, probabilities, and files to keep
 - `segmenter.prepare`: From a web address, or from archives you have, to folders that are complete, verified and ready
-- `segmenter.pretrained`: A vision transformer from anywhere, carried in with an account of what matched, what was stretched and what is missing
+- `segmenter.pretrained`: Load a pretrained vision transformer from any file, with a report of what matched, what was resampled and what is missing
 - `segmenter.reading`: A pair of files as training needs it: two checked arrays, by the shortest way
-- `segmenter.recipes`: What stands in for the dials that nobody turned: the paper's values, or today's
+- `segmenter.recipes`: Where settings that are left out come from: the paper's recipe, or a modern one
 - `segmenter.region_losses`: The Dice loss, training on the hardest pixels only, and the one loss object that a run minimises
 - `segmenter.registry`: What has been run: listed, filtered, compared, plotted; and the records a page may quote
 - `segmenter.reports`: A folder that shows an evaluation: a page with a sortable table, the best and worst images, a row for each image
@@ -80,7 +80,7 @@ Modules:
 - `segmenter.safekeeping`: Checkpoints that survive a crash, a full disk and a flipped bit; one run a folder; and a stop that loses nothing
 - `segmenter.schedules`: The learning rate as a function of the iteration: polynomial decay, with an optional warm-up
 - `segmenter.settings`: Everything a training run is made of, as one frozen value with the authors' names
-- `segmenter.sharing`: A folder that says what it is: weights, configuration with a digest, and a card with scores, licence and a picture
+- `segmenter.sharing`: Share a model as a folder: weights, configuration with a digest, and a card with scores, licence and a picture
 - `segmenter.showing`: `segmenter video`, `segmenter logs`
 - `segmenter.sizes`: Does the model find small things? mIoU by object size, defined so that the counts of all sizes add up to the confusion matrix
 - `segmenter.slurm`: A sweep as a SLURM array: one job for each run, pre-empted and continued, with the same records
@@ -90,9 +90,9 @@ Modules:
 - `segmenter.submissions`: Predictions for a benchmark's test server: label maps in its own class ids, in a folder ready to zip
 - `segmenter.sweeps`: Many runs from one line: rows of a table, grids, lists, some at a time, none lost
 - `segmenter.training`: The authors' training script as a function: one folder a run, nothing lost in it, the same call continues it
-- `segmenter.video`: Segment a film: the same film with its classes laid over, at any length, in constant memory, with reading and writing beside the network
+- `segmenter.video`: Segment a film of any length and lay its classes over every frame, in constant memory, reading and writing while the network runs
 - `segmenter.watching`: What a run shows of itself while it lasts: a table, a picture of predictions, a bar, and when enough is enough
-- `segmenter.windows`: A network that sees a square segments images of any size: sliding windows, and their exact merge
+- `segmenter.windows`: How a network that sees only a square segments images of any size: sliding windows, and a fast, exact way to merge them
 - `segmenter.world_batch`: Several processes, one batch: who computes which images, and what each of them must divide by
 - `segmenter.zoo`: Fourteen released models by name: what they score, how to find or download them, and what to take when a server is gone"""
 

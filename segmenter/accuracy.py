@@ -1,7 +1,7 @@
 """Is the pretrained encoder read correctly? Measure its ImageNet accuracy with the head it was trained with
 
-`imagenet_accuracy(encoder, folder)` classifies the validation images of ImageNet with an encoder and its own head and returns an `Accuracy`: shares of images whose class is the first guess, or among the first five.
-The folder has `val/` with a subfolder for each class, named by its WordNet id; a part of the classes will do, because ids are looked up and not counted.
+`imagenet_accuracy(encoder, folder)` classifies the validation images of ImageNet with an encoder and its own head and returns an `Accuracy`: the shares of images whose class is the first guess, or among the first five.
+The folder has `val/` with a subfolder for each class, named by its WordNet id; some of the classes are enough, because ids are looked up and not counted.
 Images are seen at the encoder's own size: short side 32 pixels more, bicubic, centre crop.
 
 ```python

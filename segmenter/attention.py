@@ -1,6 +1,6 @@
 """Attention maps: where a patch or a class looks, in any layer of encoder or decoder, over the whole image
 
-`attention_map(model, image, layer, patch=(x, y))` tells where a patch of an image looks in a layer, an array `[heads, h, w]` over the patches; `cls=True` asks the class token of the encoder, or with `part='decoder'` every class, `[heads, K, h, w]`. `read_attention` keeps queries and keys of several layers from one pass of the network, and each `AttentionLayer` answers any number of questions without another. Prediction is left alone: the model runs with its fused kernels, and only the rows that are asked for are ever formed. The whole image is looked at unless `square=True` asks for the authors' crop. Figures are `show_…`, the authors' files `write_attention_maps`.
+`attention_map(model, image, layer, patch=(x, y))` gives the attention of one patch in a layer, an array `[heads, h, w]` over the patches; `cls=True` gives that of the encoder's class token, or with `part='decoder'` that of every class, `[heads, K, h, w]`. `read_attention` keeps queries and keys of several layers from one pass of the network, and each `AttentionLayer` gives any number of maps without another pass. Prediction does not change: the model runs with its fused kernels, and only the requested rows are computed. Maps cover the whole image unless `square=True` asks for the authors' crop. Functions named `show_…` draw figures; `write_attention_maps` writes the authors' files.
 
 ```python
 from segmenter.attention import attention_map, show_layers

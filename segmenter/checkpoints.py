@@ -1,4 +1,4 @@
-"""Released models, runs of ours and folders to give away: read without running what is in them, written so that a crash loses nothing
+"""Load and save models: files are read without running code in them, and written so that a crash loses nothing
 
 `load_model` builds a model and returns it in eval mode without touching the network. It reads the authors' releases, the runs trained here, checkpoints of mmsegmentation's Segmenter, packages written by `segmenter.sharing`, and by its name a model that comes with the package (`landcover`) or one of the zoo that is on this disk (`ade20k/seg_tiny_mask`; `download=True` fetches it); given a list of `classes`, it keeps those, by name. `read_weights` opens any file of weights with `weights_only=True`, so that code in it is refused and never run, and says what kind of file it is. `save_checkpoint` and `write_variant` write whole files or none, in the authors' layout; what a continued run needs beyond it goes under the one extra key `segmenter_state`, and the model's configuration under the extra key `segmenter` of `variant.yml`, both of which the authors' code ignores.
 

@@ -1,6 +1,6 @@
-"""A model in the layout of the authors, of mmsegmentation, or of this package, from any of the three
+"""Convert a model between the layouts of the authors, of mmsegmentation and of this package, every number kept to the bit
 
-`convert(src, out, to='package')` reads a Segmenter from any layout and writes it as a new folder in another: `'authors'`, `'mmseg'` or `'package'`. Every number is kept to the bit; the folder is read back and compared before it appears. The returned `Conversion` lists the files, and notes what the target program cannot be told, such as an epsilon that the authors' code has fixed. A package takes along what is known of the model, its scores, licence and picture. `segmenter convert IN OUT --to LAYOUT` is the same on the command line.
+`convert(src, out, to='package')` reads a Segmenter from any layout and writes it as a new folder in another: `'authors'`, `'mmseg'` or `'package'`. Every number is kept to the bit; the folder is read back and compared before it appears. The returned `Conversion` lists the files, and notes the settings that the target program lacks, such as an epsilon that is fixed in the authors' code. A package takes along what is known of the model, its scores, licence and picture. `segmenter convert IN OUT --to LAYOUT` is the same on the command line.
 
 ```python
 from segmenter.convert import convert

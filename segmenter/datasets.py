@@ -160,7 +160,7 @@ def _joined(a, b):
     if a.table != b.table: raise ValueError(f'train and val of {a.name!r} store their ids in different ways; make both alike')
     return replace(a, split='trainval', images=[*a.images, *b.images], labels=[*a.labels, *b.labels])
 
-# %% ../nbs/11_datasets.ipynb #6c978e61
+# %% ../nbs/11_datasets.ipynb #14293130
 DATASETS = {} # Data sets that were added: name to a function of split and data root, which gives a `Dataset`
 
 def load_dataset(
@@ -175,7 +175,7 @@ def load_dataset(
     if name in DATASETS: return DATASETS[name](split, data_root)
     if name not in _LAYOUTS and Path(name).expanduser().is_dir(): return folder_dataset(name, split, strict, **layout)
     if name not in _LAYOUTS and len(Path(name).parts) > 1: raise FileNotFoundError(f'no folder {name!r}')
-    lookup('data set', name, _LAYOUTS | DATASETS)
+    lookup('data set', name, _LAYOUTS | DATASETS | {'or a folder that exists': None})
     if layout: raise ValueError(f'{name!r} is known by name, and {next(iter(layout))} is a word about folders; leave it out')
     root = _known_root(name, data_root)
     if split == 'trainval': return _joined(*(_part(name, root, part, strict) for part in ('train', 'val')))

@@ -26,13 +26,14 @@ import csv, io, json, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-# %% ../nbs/23_evaluate.ipynb #1bf17b62
+# %% ../nbs/23_evaluate.ipynb #95a61b99
 import numpy as np
 from fastcore.basics import patch
 from .classes import ClassList, colour, legend_handles
 from .guards import atomic_write, lookup, writable_folder
 from .intervals import ImageCounts
 from .metrics import ConfusionMatrix, Scores, rank_and_world
+from .pairs import _chosen
 from .predict import Protocol, protocol_for, segment
 
 # %% ../nbs/23_evaluate.ipynb #125cb55e
@@ -61,13 +62,6 @@ def named_protocol(
     changed = {key: value for key, value in given.items() if (value or key == 'im_size') and value != getattr(named, key)}
     views = protocol_for(model, multi_scale=multi_scale)
     return replace(named, ratios=views.ratios, flip=views.flip, **changed), ', '.join([name, *(f'{k} {v}' for k, v in changed.items())])
-
-# %% ../nbs/23_evaluate.ipynb #e4ef2676
-def _chosen(n, limit):
-    "All of n images, or `limit` of them evenly spread."
-    if limit is not None and limit < 1: raise ValueError(f'limit {limit}: give at least 1 image, or None for all')
-    if limit is None or limit >= n: return range(n)
-    return [i*n//limit for i in range(limit)]
 
 # %% ../nbs/23_evaluate.ipynb #6af9b4e7
 @dataclass

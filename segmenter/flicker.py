@@ -1,7 +1,7 @@
 """Do labels stay the same from frame to frame? Measure it along the optical flow, and smooth them over time
 
-`flow_between` says where each pixel was one frame earlier, and `warped` brings a label map or any map along; pixels that came into view are left out.
-`Flicker` adds up, over a film, how many pixels keep the class they had: in place, along the flow, and as a mIoU between each label map and the one before, brought along.
+`flow_between` says where each pixel was one frame earlier, and `warped` moves a label map or any map along that flow; pixels that came into view are left out.
+`Flicker` adds up, over a film, how many pixels keep the class they had: in place, along the flow, and as a mIoU between each label map and the one before, moved along the flow.
 `Smoother` averages class probabilities over time, in place (`'exponential'`) or along the flow (`'flow'`), and starts anew at a cut.
 
 ```python

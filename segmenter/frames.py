@@ -1,8 +1,8 @@
 """Reading files and folders of frames, and writing films that appear whole or not at all
 
 `open_clip` looks at a film, a file of any codec that PyAV reads or a folder of images of one size, and returns a `Clip`; what is empty, cut off or mixed is refused here, before anything is computed.
-`read_frames` yields each `FilmFrame` with its number and its time, never more than one in memory, from `start` to `end` and every so many.
-`FrameWriter` writes pictures as a film of the same size and the same clock, copies the sound beside them without touching it, and puts the file under its name when it is complete; an interrupted film leaves nothing.
+`read_frames` yields each `FilmFrame` with its number and its time, never more than one in memory, from `start` to `end`, and with `every=n` only each n-th.
+`FrameWriter` writes pictures as a film of the same size and the same clock, copies the sound unchanged, and gives the file its name when it is complete; an interrupted film leaves nothing.
 
 ```python
 from segmenter.film_speed import moving_film

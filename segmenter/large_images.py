@@ -1,8 +1,8 @@
-"""An image that fits in no memory, read by rows of windows and written by rows of labels
+"""Segment an image that is too large for memory: read it by rows of windows, write it by rows of labels
 
 `predict_large(model, image, out)` segments an image of any height in memory that depends on its width alone, at its native size, and writes the labels to an `.npy` or a TIFF.
 A GeoTIFF keeps its georeference (this needs rasterio: `pip install 'segmenter[geo]'`). The labels are those of `predict(model, image, im_size=0)`.
-`label_bands` is the generator below it, for other sources and sinks, and `open_rows` opens an image without reading it.
+`label_bands` is the generator it is built on, for other inputs and outputs, and `open_rows` opens an image without reading it.
 
 ```python
 import numpy as np

@@ -1,4 +1,4 @@
-"""One linear layer that asks each patch alone
+"""The paper's baseline: one linear layer that classifies each patch by itself
 
 `LinearDecoder(embed_dim, n_classes)` is the paper's baseline: one linear layer from patch tokens to class scores,
 laid out as a map. It has no norm and no activation; its two tensors are `head.weight` and `head.bias`. Called with

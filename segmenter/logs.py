@@ -1,7 +1,7 @@
 """Curves of several runs in one figure, from the authors' `log.txt` or ours
 
-`read_runs` takes a YAML file in the authors' format, a `log.txt`, the folder of a run, or a folder with runs below, and returns a list of `Run`; what is missing is said and left out.
-`runs_table` gives the value of the chosen epoch of each run, walking back to the last epoch that has it. `show_runs` draws a curve a run, or with `seeds` one line and a band for runs that differ in their seed only; `write_figure` stores it as PNG, SVG or PDF, whole or not at all.
+`read_runs` takes a YAML file in the authors' format, a `log.txt`, the folder of a run, or a folder with runs below, and returns them as `Runs`; missing logs are reported and left out.
+`runs_table` gives the value of the chosen epoch of each run, walking back to the last epoch that has it. `show_runs` draws a curve for each run, or with `seeds` one line and a band for runs that differ in their seed only; `write_figure` stores it as PNG, SVG or PDF, whole or not at all.
 A key may be a path, `a/b` reads b inside a. The module imports no torch.
 
 ```python

@@ -1,4 +1,4 @@
-"""Classes join the patches, look at the image with them, and each reads off its mask as an agreement
+"""The paper's decoder: class tokens join the patches, look at the image, and are compared with every patch
 
 `MaskTransformer(embed_dim, n_classes)` is the paper's decoder. K learned class embeddings are appended to the patch
 tokens, M timm blocks let all of them attend to each other, and `class_masks` compares every patch with every class by

@@ -1,4 +1,4 @@
-"""Labels of any image without `[K, H, W]`: windows in full batches, answers tile by tile
+"""Labels for images of any size without holding all probabilities: windows in full batches, answers tile by tile
 
 `sliding_labels` returns the most likely class of every pixel, `[H, W]`: the argmax of `sliding_probabilities`, without ever holding `[K, H, W]`.
 `slide` does it for any number of images with full batches of windows, and yields a `Merged` for each as soon as its last window is done.

@@ -1,4 +1,4 @@
-"""mmsegmentation's Segmenter: its names, its turned matrices, and what it computes differently
+"""Read and write weights of mmsegmentation's Segmenter: other names, transposed matrices, two settings that differ
 
 `to_mmseg` and `from_mmseg` carry a state dict between this package and mmsegmentation, exactly: nothing is rounded,
 so there and back is the identity. `mmseg_config` describes a model as mmsegmentation builds it, and `config_of_mmseg`

@@ -1,4 +1,4 @@
-"""Encoder and decoder joined: the paper's variants by name, and anything in between
+"""Encoder and decoder joined: build a model of the paper by its name, or any other combination by its parts
 
 `create_model('Seg-T-Mask/16', n_classes=17, image_size=224)` builds a model by the paper's name;
 `create_model(backbone=…, decoder=…, depth=…)` builds any other, on any plain vision transformer of timm, such as

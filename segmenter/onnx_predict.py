@@ -1,6 +1,6 @@
 """One short file that segments an image with an exported model and needs only numpy, Pillow and onnxruntime
 
-`load_onnx(path)` opens a file that `segmenter export` wrote and returns the session and the facts inside it; a graph without such facts is refused, since nobody could say how its pixels are normalised. `predict_onnx(path, image)` resizes, normalises, slides windows, merges and returns a label map of the image's size, as `segmenter.predict` does at a single scale. From a shell: `python onnx_predict.py model.onnx photo.jpg labels.png`. It needs numpy, Pillow and onnxruntime, and neither PyTorch nor this package.
+`load_onnx(path)` opens a file that `segmenter export` wrote and returns the session and the facts inside it; a graph without such facts is refused, because its normalisation and classes would be unknown. `predict_onnx(path, image)` resizes, normalises, slides windows, merges and returns a label map of the image's size, as `segmenter.predict` does at a single scale. From a shell: `python onnx_predict.py model.onnx photo.jpg labels.png`. It needs numpy, Pillow and onnxruntime, and neither PyTorch nor this package.
 
 ```python
 from onnx_predict import load_onnx, predict_onnx # this one file, copied beside the graph

@@ -1,4 +1,4 @@
-"""What to keep of a label map: indices, colours, contours, a legend, shares, confidence
+"""Pictures and files from a label map: ids, colours, outlines, a legend, the share of each class, confidence
 
 Pictures and files of a label map, as functions of arrays. `contours` finds the outlines, `legend_picture` lists the classes that occur, and `annotated` puts both on an overlay.
 `label_png`, `palette_png` and `confidence_png` write to an open file, losslessly; `statistics` counts.

@@ -1,8 +1,8 @@
-"""From a folder to a folder: below it too, again after an interruption, past whatever cannot be read
+"""Segment every image of a folder and its subfolders, go on after an interruption, and report files that cannot be read
 
 `predict_folder(model, folder, out)` segments every image of a folder and keeps the folder structure.
-An image whose files are all there is skipped, unless `overwrite` is said; files appear whole or not at all, so that an interruption costs one image.
-What cannot be read is in the `FolderReport`, with the reason, and the rest is done.
+An image whose files are all there is skipped, unless `overwrite=True`; files appear whole or not at all, so that an interruption costs one image.
+What cannot be read is listed in the `FolderReport` with the reason, and the rest is segmented.
 
 ```python
 from segmenter.box import boxed_image

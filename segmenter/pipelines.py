@@ -1,4 +1,4 @@
-"""From files to batches: the authors' augmentation, in an order that can be had again
+"""From files to batches: the authors' augmentation, with every batch reproducible from seed and epoch
 
 `dataloaders(train, val)` makes the fastai `DataLoaders` that a `Learner` takes: augmented crops in batches to train on, whole images one by one to validate on. Call `dls.train.set_epoch(e)` before an epoch; order and augmentation are then a function of (seed, epoch, index) alone, with any number of workers. `dls.show_batch()` draws a batch with a legend. `normalize` and `denormalize` go from a picture to the model's input and back; `eval_resize` is the size at which evaluation looks at an image. `train_pipeline` and `val_pipeline` are plain lists of mmsegmentation's transforms, to look at or to change.
 

@@ -1,10 +1,10 @@
-"""From a photograph to a label map, an overlay and a legend; from many photographs to a stream of them
+"""Segment a photograph, or many in constant memory: label maps, overlays, probabilities, and files to keep
 
 `predict(model, image)` segments a path, an array, a PIL image or a tensor and returns a `Prediction`.
 It resizes as the evaluation does (`Protocol`, read from `model.config`), slides windows and answers at the image's own size.
 A `Prediction` draws itself (`overlay`, `legend`, `show`), saves itself whole or not at all (`save`), and computes probabilities and confidence when asked.
-`predict_stream(model, images)` yields a `Prediction` after the other in constant memory, with windows of several images in a batch.
-`protocol_for` says under which sizes and views all of this happens, `evaluating` keeps a model still meanwhile, and `output_paths` names the files.
+`predict_stream(model, images)` yields one `Prediction` after the other in constant memory, with windows of several images in a batch.
+`protocol_for` gives the sizes and views that are used, `evaluating` keeps a model in evaluation mode meanwhile, and `output_paths` names the files.
 
 ```python
 from segmenter.box import boxed_image

@@ -1,4 +1,4 @@
-"""A vision transformer from anywhere, carried in with an account of what matched, what was stretched and what is missing
+"""Load a pretrained vision transformer from any file, with a report of what matched, what was resampled and what is missing
 
 `load_weights(encoder, source)` fills an encoder and returns a `WeightsReport`: what matched, what was resampled, what
 is missing, and the coverage in percent of the encoder's numbers. Below 100 % it refuses and leaves the encoder as it

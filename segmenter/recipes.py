@@ -1,4 +1,4 @@
-"""What stands in for the dials that nobody turned: the paper's values, or today's
+"""Where settings that are left out come from: the paper's recipe, or a modern one
 
 A recipe gives values to the settings that were left out; it never changes one that was given. `recipe_values('modern', given, …)` fills in what was not given, including what follows from the data set and the length of the run. `RECIPES` holds the fixed part, and `EPOCHS` the number of epochs of a recipe for the paper's data sets; for other data, batch size and epochs are the data set's own. `recipe_warm_up` shortens a warm-up to fit the run. `segmentation_learner`, which does not know the length of the run, does that when the fit begins.
 

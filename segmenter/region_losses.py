@@ -1,11 +1,11 @@
 """The Dice loss, training on the hardest pixels only, and the one loss object that a run minimises
 
 `SegmentationLoss` is what a run minimises: cross-entropy with class weights and label smoothing, optionally over the
-hard pixels alone, optionally with Dice beside it. It takes the low-resolution masks of a model and label maps at full
+hard pixels alone, optionally with Dice added. It takes the low-resolution masks of a model and label maps at full
 size; with every dial at its default it *is* `fused_cross_entropy`. `SegmentationLoss.sums` gives numerator and
 denominator, for batches that come in parts. `dice_loss` compares the regions of the classes that occur, void left
 out; `pixel_losses` gives the cost of each pixel, `hard_pixels` makes the easy ones void, and `ohem` is the
-cross-entropy of what is left. `find_loss` gives it, or a function that somebody put into `LOSSES` under a name. None
+cross-entropy of what is left. `find_loss` returns it, or a function registered in `LOSSES` under a name. None
 of ours ever holds `[B, K, H, W]`: logits are made tile by tile, and a batch without a valid pixel costs 0 with
 gradient 0.
 
@@ -54,13 +54,13 @@ def pixel_losses(
         costs[i, r, c] = _log_softmax_at(logits, truth[i, r, c].transpose(0, 1)).transpose(0, 1)
     return costs*valid
 
-# %% ../nbs/30a_region_losses.ipynb #db489091
+# %% ../nbs/30a_region_losses.ipynb #e109cbc3
 @torch.no_grad()
 def hard_pixels(
     masks:Tensor, # Logits, one a patch, `[B, K, h, w]`
     target:Tensor, # Label map at full size, `[B, H, W]`, ids 0 to K-1 or `ignore_index`
     ignore_index:int=255, # Label of void pixels
-    share:float=.25, # Of the valid pixels of the batch, the dearest are kept; 0 to 1
+    share:float=.25, # Of the valid pixels of the batch, those with the highest loss are kept; 0 to 1
     below:float=0., # Kept besides: where the true class has a probability below this, 0 to 1
     min_kept:int=0, # Never fewer pixels, while there are so many
     budget:int=2**19, # Numbers in one tile
@@ -76,14 +76,14 @@ def hard_pixels(
     hard = (costs >= edge) | (costs > (-math.log(below) if below else math.inf))
     return target.masked_fill(~(hard & valid), ignore_index)
 
-# %% ../nbs/30a_region_losses.ipynb #44b43b3c
+# %% ../nbs/30a_region_losses.ipynb #2233eac0
 def ohem(
     masks:Tensor, # Logits, one a patch, `[B, K, h, w]`
     target:Tensor, # Label map at full size, `[B, H, W]`, ids 0 to K-1 or `ignore_index`
     ignore_index:int=255, # Label of void pixels
     class_weights:Tensor|None=None, # Weight of each class, `[K]`; None: all 1. They do not change which pixels are hard
     label_smoothing:float=0., # Share of the truth given to all classes alike, 0 to 1
-    share:float=.25, # Of the valid pixels, the dearest are kept; 0 to 1
+    share:float=.25, # Of the valid pixels, those with the highest loss are kept; 0 to 1
     below:float=0., # Kept besides: where the true class has a probability below this, 0 to 1
     min_kept:int=0, # Never fewer pixels, while there are so many
 )->Tensor: # Scalar, in nats a pixel that was kept; 0 when no pixel counts
@@ -154,7 +154,7 @@ def dice_loss(
     if masks.shape[0] != target.shape[0]: raise ValueError(f'masks of {masks.shape[0]} images for label maps of {target.shape[0]}')
     return _Dice.apply(_full(masks), target, ignore_index, smooth, budget)
 
-# %% ../nbs/30a_region_losses.ipynb #42374015
+# %% ../nbs/30a_region_losses.ipynb #dbcc13ed
 @dataclass(eq=False)
 class SegmentationLoss:
     "What a run minimises, as a function of masks `[B, K, h, w]` and label maps `[B, H, W]`."
@@ -162,7 +162,7 @@ class SegmentationLoss:
     class_weights:Tensor|None=None # Weight of each class in the cross-entropy, `[K]`; None for the paper's, all 1
     smoothing:float=0. # Label smoothing: share of the truth given to all classes alike, 0 to 1
     dice:float=0. # Weight of the Dice loss beside the cross-entropy
-    ohem:float=0. # Share of the pixels, the dearest, that the cross-entropy sees, 0 to 1; 0 for all
+    ohem:float=0. # Share of the pixels, those with the highest loss, that the cross-entropy sees, 0 to 1; 0 for all
     ohem_below:float=0. # With it: also the pixels whose true class has a probability below this
     min_kept:int=0 # With it: never fewer pixels
 

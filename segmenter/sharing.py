@@ -1,4 +1,4 @@
-"""A folder that says what it is: weights, configuration with a digest, and a card with scores, licence and a picture
+"""Share a model as a folder: weights, configuration with a digest, and a card with scores, licence and a picture
 
 `save_pretrained(model, folder)` writes `model.safetensors`, `config.json` (variant, classes, palette, normalisation, protocol, provenance, the sha256 of the weights) and a card, `README.md`, with scores, licence and a picture if they are given; the folder appears complete or not at all. `model_facts(source)` finds what is known beside a checkpoint, an evaluation's record for instance, or in another package. `from_pretrained(folder)` reads a package and checks the digest; so does `load_model`. What is no folder on this disk but looks like `owner/name` is taken from the Hugging Face Hub, through `huggingface_hub` and its cache. With `classes=` rows are picked by name. A package holds no code, and none of a stranger's is run.
 

@@ -1,7 +1,7 @@
 """Predictions for a benchmark's test server: label maps in its own class ids, in a folder ready to zip
 
 `write_submission(model, dataset, folder)` segments every image of a split, with or without truth, and writes one PNG each in the ids of the benchmark: ADE20K from 1, Cityscapes in its label ids, any other data set in the ids its own files store.
-A file that is there already is kept, so an interrupted run goes on where it stopped; each file appears whole or not at all.
+Files that exist are kept, so an interrupted run continues where it stopped; each file appears whole or not at all.
 `submission_ids` is the table of ids.
 
 ```python

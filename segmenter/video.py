@@ -1,9 +1,9 @@
-"""Segment a film: the same film with its classes laid over, at any length, in constant memory, with reading and writing beside the network
+"""Segment a film of any length and lay its classes over every frame, in constant memory, reading and writing while the network runs
 
 `segment_video(model, 'in.mp4', 'out.mp4')` lays the classes over every frame of a film, or of a folder of frames, and writes a film with the same size, clock and sound, a GIF, or a folder of PNG files.
 Frames are read and drawn by threads of their own, `ahead` of the network and `Behind` it, with short queues between, so that memory does not grow with the film and the windows of several frames share batches.
 A film appears under its name when it is complete; a folder continues where it was interrupted. `segment_davis` does all sequences of a split of a DAVIS tree.
-`smoothing` averages over time; `FilmReport` says how steady the labels are, with and without it. What all of this costs beside the network is measured by `film_speed` (chapter on the speed of films).
+`smoothing` averages over time; `FilmReport` says how steady the labels are, with and without it. What all of this costs in addition to the network is measured by `film_speed` (chapter on the speed of films).
 
 ```python
 from segmenter.checkpoints import load_model

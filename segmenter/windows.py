@@ -1,9 +1,9 @@
-"""A network that sees a square segments images of any size: sliding windows, and their exact merge
+"""How a network that sees only a square segments images of any size: sliding windows, and a fast, exact way to merge them
 
 The network sees a square window; an image is covered by windows and their logits are averaged where they overlap.
 `sliding_probabilities` does this step by step, as the authors' code does, and returns class probabilities
 `[K, H, W]`. Everything between the network and the argmax is linear and separable, so two small matrices a view
-(`axis_operator`) say it all, a tile of the output can be made alone, and classes that cannot win it
+(`axis_operator`) describe it, a tile of the output can be computed alone, and classes that cannot win in it
 (`surviving_classes`) are dropped; `segmenter.merge` builds on that. A `model` here is anything with
 `.masks(images [B, C, H, W]) -> [B, K, h, w]` and `.patch_size`; `PatchColours` is one that needs no training.
 
