@@ -65,6 +65,10 @@ def test_one_class_can_be_counted_and_none_cannot():
     assert ConfusionMatrix(1).update([0, 0], [0, 255]).compute().mIoU == 100
     with pytest.raises(ValueError, match='0 classes: give at least 1'): ConfusionMatrix(0)
 
+def test_one_process_is_the_first_of_one():
+    from segmenter.metrics import rank_and_world
+    assert rank_and_world() == (0, 1)
+
 def test_counts_of_other_processes_are_added_where_they_lie_and_ours_stay(monkeypatch):
     from segmenter import metrics
     monkeypatch.setattr(metrics, 'rank_and_world', lambda: (0, 2))
