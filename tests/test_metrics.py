@@ -105,7 +105,7 @@ def test_wrong_labels_are_refused_and_nothing_is_counted(prediction, target, say
     with pytest.raises(ValueError, match=says): confusion.update(torch.tensor(prediction), torch.tensor(target))
     assert int(confusion.matrix.sum()) == 0
 
-@pytest.mark.parametrize('n_classes, ignore_index', [(3, 255), (3, 1), (3, -1), (200, 255), (256, -1), (256, 300), (256, 7)])
+@pytest.mark.parametrize('n_classes, ignore_index', [(3, 255), (3, 0), (3, 1), (3, -1), (200, 255), (256, -1), (256, 300), (256, 7)])
 def test_bytes_and_wider_labels_count_the_same(n_classes, ignore_index):
     rng = np.random.default_rng(0)
     guess, truth = rng.integers(0, n_classes, (2, 40, 50)).astype(np.uint8)
