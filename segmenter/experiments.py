@@ -165,7 +165,7 @@ def run_id(
     full = '_'.join(filter(None, map(_slug, [model, data, _length(parameters), *turned, seed])))
     return full if len(full) <= 120 else f'{full[:100]}_{hashlib.sha256(full.encode()).hexdigest()[:8]}'
 
-# %% ../nbs/60_experiments.ipynb #eaa8067f
+# %% ../nbs/60_experiments.ipynb #d42c4547
 def _versions(*names):
     "What is installed of some packages, without importing them."
     found = dict(python=sys.version.split()[0])
@@ -184,7 +184,8 @@ def _device(asked=None):
     "The GPU torch would use, else the processor; torch is asked only when it is loaded."
     torch = sys.modules.get('torch')
     if str(asked) != 'cpu' and torch and torch.cuda.is_available(): return torch.cuda.get_device_name()
-    return f'cpu, {len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()} cores'
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return f'cpu, {cores} core{"s"*(cores > 1)}'
 
 def provenance(
     device=None, # Device that was asked for; 'cpu' names the processor although there is a GPU
