@@ -2,7 +2,7 @@
 
 A mutant is a chapter in which one place of one exported line is changed: a sign, a comparison, an axis, a number by one, two
 arguments swapped. It is killed when the tests of its module fail, or the chapter itself; what survives is looked at by hand.
-Places are drawn by seed, one to a line; `tests/mutants.json` keeps what was seen, and which survivors change nothing.
+Places are drawn by seed, one to a line; `tests/mutants.json` keeps what was seen, with a note on each survivor.
 """
 import argparse, ast, json, os, random, re, shutil, subprocess, sys, tempfile, time
 from collections import Counter
@@ -38,6 +38,7 @@ class Mutant:
     end:int # Where it ends
     outcome:str = '' # Which test or chapter turned red, or survived
     seconds:float = 0.
+    note:str = '' # Of a survivor, written by hand afterwards: what it changes, if anything
 
 def _other(node, axes):
     "The operator that fits a node and what becomes of it, or None."

@@ -211,6 +211,15 @@ def test_an_image_drawn_twice_is_cropped_twice(streets):
     x, y = train.one_batch()
     assert len({picture.numpy().tobytes() for picture in x}) > 4
 
+def test_draws_of_one_image_are_counted_within_the_epoch():
+    from segmenter.pipelines import _Draws
+    order = EpochSampler(12, seed=3, weights=[5] + [1]*11)
+    draws = list(_Draws(order))
+    assert [d.index for d in draws] == order.order() and max(d.again for d in draws) > 1
+    assert [d.again for d in draws] == [[d.index for d in draws[:i]].count(draws[i].index) for i in range(12)]
+    order.start = 7
+    assert list(_Draws(order)) == draws[7:]
+
 def test_weights_are_shares_of_draws():
     s = EpochSampler(4, seed=1, weights=[0, 1, 1, 2])
     drawn = []
