@@ -340,7 +340,14 @@ def _with_kernel(execute, tries=3):
         except RuntimeError as e:
             if not left or 'before replying to kernel_info' not in str(e): raise
 
-# %% ../nbs/60_experiments.ipynb #799f7712
+# %% ../nbs/60_experiments.ipynb #5d61d157
+@contextlib.contextmanager
+def _sockets():
+    "How the kernel is reached: files of its own, as two runs that start at the same moment may be given the same port."
+    with tempfile.TemporaryDirectory(prefix='kernel') as folder:
+        place = f'{folder}/socket'
+        yield dict(transport='ipc', ip=place) if os.name == 'posix' and len(place) < 90 else {} # the system takes 107 bytes at most
+
 def _live_engine(quiet):
     "A papermill engine that uses this interpreter and prints the kernel's output as it comes."
     import zmq
@@ -349,6 +356,7 @@ def _live_engine(quiet):
     from jupyter_client.manager import AsyncKernelManager
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine
+    from traitlets.config import Config
     class ThisPython(AsyncKernelManager):
         kernel_spec = property(lambda self: KernelSpec(resource_dir=RESOURCES, **get_kernel_dict()))
         transport_encryption = 'auto' if zmq.has('curve') else 'disabled'
@@ -359,11 +367,12 @@ def _live_engine(quiet):
     class Engine(NBClientEngine):
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, **_):
-            client = Client(nb_man, kernel_manager_class=ThisPython, kernel_name=kernel_name, timeout=None, startup_timeout=120,
-                            stdout_file=sys.stdout, coalesce_streams=True)
-            try: _with_kernel(client.execute)
-            finally:
-                if client.open_line: print(file=sys.stderr, flush=True)
+            with _sockets() as how:
+                client = Client(nb_man, kernel_manager_class=ThisPython, kernel_name=kernel_name, timeout=None, startup_timeout=120,
+                                stdout_file=sys.stdout, coalesce_streams=True, config=Config(ThisPython=how))
+                try: _with_kernel(client.execute)
+                finally:
+                    if client.open_line: print(file=sys.stderr, flush=True)
     return Engine
 
 # %% ../nbs/60_experiments.ipynb #ef2d15f5

@@ -20,7 +20,8 @@ learn.evaluation.scores.mIoU
 __all__ = ['MaskModel', 'seed_everything', 'Reproducible', 'Scheduled', 'StopOnNonFinite', 'Validated', 'SegmentationLearner',
            'segmentation_learner']
 
-# %% ../nbs/32_learner.ipynb #344edd04
+# %% ../nbs/32_learner.ipynb #89f428bd
+import time
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
@@ -219,7 +220,7 @@ def _begin_again(self:SegmentationLearner):
     mixed = getattr(self, 'mixed_precision', None)
     if mixed and not torch.is_autocast_enabled('cuda'): mixed.before_batch()
 
-# %% ../nbs/32_learner.ipynb #332b01a3
+# %% ../nbs/32_learner.ipynb #bb0e9ec1
 @patch
 def all_batches(self:SegmentationLearner):
     "Train on an epoch's batches, from its cursor on."
@@ -236,6 +237,9 @@ def _drawn(self:SegmentationLearner):
         except RuntimeError: # workers that prepare batches are asked to stop as we are
             if self.stopping(): self.interrupted()
             raise
+        except (ConnectionError, EOFError) as e: # a worker died while it handed over a batch
+            time.sleep(1) # torch hears of it a moment later, and says which
+            raise RuntimeError('a DataLoader worker died while it handed over a batch; was it killed, or out of memory?') from e
         yield batch
 
 # %% ../nbs/32_learner.ipynb #3c3ed349

@@ -2,6 +2,7 @@
 import csv, json, math, os, signal, subprocess, sys, time
 import nbformat, pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from pathlib import Path
 from segmenter import cli
 from segmenter.experiments import (COLUMNS, Run, RunFailed, _check_record, check_parameters, find_template, load_profile, provenance, read_parameters,
                                    run_id, run_notebook, start_run)
@@ -223,3 +224,13 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):
     assert run.wait(30) == 130 and run.stderr.read().endswith('segmenter run: interrupted\n') and time.monotonic() - began < 20
     folder, = (tmp_path/'runs').iterdir()
     assert state(folder)['status'] == 'failed' and 'KeyboardInterrupt' in state(folder)['exception']
+
+@pytest.mark.skipif(os.name != 'posix', reason='sockets are files on POSIX systems only')
+def test_a_kernel_is_reached_through_files_of_its_own_which_are_gone_afterwards(tmp_path):
+    look = """from ipykernel.kernelapp import IPKernelApp
+from pathlib import Path
+app = IPKernelApp.instance()
+assert app.transport == 'ipc' and list(Path(app.ip).parent.glob('socket-*'))
+(run.folder/'place.txt').write_text(app.ip)"""
+    folder = run_notebook(template(tmp_path/'look.ipynb', START, look, RECORD), out=tmp_path/'runs', quiet=True)
+    assert not Path((Path(folder)/'place.txt').read_text()).parent.exists()

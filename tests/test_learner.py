@@ -85,3 +85,15 @@ def test_the_learning_rate_does_not_change_while_validating(tiles):
     learn = segmentation_learner(dataloaders(*tiles, batch_size=5, crop_size=64, device='cpu'), create_model(**TINY))
     learn.fit(1, lr=.01)
     assert learn.opt.hypers[0]['lr'] == Schedule(.01, 2)(1) and learn.evaluation.n_images == 2
+
+@pytest.mark.parametrize('error', [ConnectionResetError(104, 'Connection reset by peer'), EOFError()])
+def test_a_worker_that_dies_while_it_hands_over_a_batch_is_named(error, monkeypatch):
+    from segmenter import learner
+    def broken():
+        yield 'a batch'
+        raise error
+    monkeypatch.setattr(learner.time, 'sleep', lambda _: None)
+    class Fake: dl, stopping, interrupted = broken(), lambda self: False, None
+    drawn = learner.SegmentationLearner._drawn(Fake())
+    assert next(drawn) == 'a batch'
+    with pytest.raises(RuntimeError, match='DataLoader worker died'): next(drawn)
