@@ -169,9 +169,9 @@ def notebooks():
     return {name: path for name, path in sorted((path.relative_to(folder).with_suffix('').as_posix(), path) for path in paths)}
 
 def run_book():
-    "`nbdev-test` on the whole book, two chapters at a time: what it said, and the seconds of each notebook by its file name."
+    "`nbdev-test` on the whole book, one chapter at a time, as other tests have the other core: what it said, and the seconds of each notebook by its file name."
     quiet = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore::FutureWarning'}
-    done = subprocess.run([Path(sys.executable).with_name('nbdev-test'), '--n-workers', '2', '--timing', '--do-print'],
+    done = subprocess.run([Path(sys.executable).with_name('nbdev-test'), '--n-workers', '1', '--timing', '--do-print'],
                           cwd=ROOT, env=quiet, capture_output=True, text=True)
     return done, {name: int(s) for name, s in re.findall(r'^(\S+)\.ipynb: (\d+) secs', done.stdout, re.M)}
 

@@ -11,7 +11,7 @@ TABLE = pytest.StashKey()
 
 @pytest.fixture(scope='session')
 def run_of_the_book(request):
-    "`nbdev-test` on the whole book, two chapters at a time; its report and the seconds of each chapter."
+    "`nbdev-test` on the whole book, one chapter at a time; its report and the seconds of each chapter."
     done, seconds = reading.run_book()
     request.config.stash[TABLE] = seconds
     return done, seconds
